@@ -1,0 +1,137 @@
+"""The seam between the package and its two engines: which devices there are, and how to expose more.
+
+Everything that must know whether Keras runs on TensorFlow or JAX is here or in `parallel_model.py`.
+"""
+
+import logging
+import os
+import sys
+
+log = logging.getLogger(__name__)
+
+
+def expose_cpu_devices(count):
+    """Makes the machine's CPU look like `count` devices, so that replicas can run without a GPU.
+
+    Must be called before the backend has touched a device. Which backend: KERAS_BACKEND, or what
+    `keras.json` names. JAX reads the count when it starts its CPU client, TensorFlow needs a call.
+
+    Raises:
+        RuntimeError: the backend has already initialised its devices with another count.
+    """
+    flag = "--xla_force_host_platform_device_count"
+    flags = [f for f in os.environ.get("XLA_FLAGS", "").split() if not f.startswith(flag)]
+    os.environ["XLA_FLAGS"] = " ".join([*flags, f"{flag}={count}"])
+    import keras
+
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        cpu = tf.config.list_physical_devices("CPU")[0]
+        try:
+            tf.config.set_logical_device_configuration(
+                cpu, [tf.config.LogicalDeviceConfiguration() for _ in range(count)]
+            )
+        except (RuntimeError, ValueError) as error:
+            raise RuntimeError(_TOO_LATE.format(count=count)) from error
+    elif len(_devices("cpu")) != count:
+        raise RuntimeError(_TOO_LATE.format(count=count))
+
+
+_TOO_LATE = (
+    "could not expose {count} CPU devices because the backend has already started; call "
+    "expose_cpu_devices before anything else uses Keras."
+)
+
+
+def _devices(kind):
+    import keras
+
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return [device.name for device in tf.config.list_logical_devices(kind.upper())]
+    import jax
+
+    try:
+        return [str(device) for device in jax.local_devices(backend=kind)]
+    except RuntimeError:  # JAX raises where that kind of device does not exist
+        return []
+
+
+def gpus():
+    """Names of the GPUs that the current Keras backend sees."""
+    return _devices("gpu")
+
+
+def visible_devices():
+    """Names of the devices replicas may use: the GPUs or, on a machine without any, the CPUs."""
+    return gpus() or _devices("cpu")
+
+
+def describe_devices():
+    """One phrase for the log, e.g. `jax on 2 x cuda`."""
+    import keras
+
+    kind = "GPU" if gpus() else "CPU"
+    return f"{keras.backend.backend()}, {len(visible_devices())} {kind} device(s) visible"
+
+
+def keras_is_loaded():
+    """True where Keras has been imported, so that choosing a backend is too late."""
+    return "keras" in sys.modules
+
+
+def compile_forward(forward, model):
+    """Compiles a forward pass: one program for each set of input shapes.
+
+    Args:
+        forward: function of the model's outputs -> tensors to return.
+        model: a built keras.Model.
+
+    Returns:
+        Function of a list of NumPy inputs -> list of NumPy outputs. It always reads the model's
+        current weights.
+    """
+    import keras
+    import numpy as np
+
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        compiled = tf.function(lambda inputs: forward(model(inputs, training=False)))
+        return lambda inputs: [
+            np.asarray(x) for x in compiled([tf.convert_to_tensor(x) for x in inputs])
+        ]
+    import jax
+
+    def run(trainable, non_trainable, inputs):
+        outputs, _ = model.stateless_call(trainable, non_trainable, inputs, training=False)
+        return forward(outputs)
+
+    compiled = jax.jit(run)
+
+    def call(inputs):
+        trainable = [v.value for v in model.trainable_variables]
+        non_trainable = [v.value for v in model.non_trainable_variables]
+        return [np.asarray(x) for x in compiled(trainable, non_trainable, list(inputs))]
+
+    return call
+
+
+def dtype_policy(name):
+    """The dtype policy that Config.DTYPE_POLICY names; "auto" is Keras's global one."""
+    import keras
+
+    return keras.config.dtype_policy() if name == "auto" else name
+
+
+def jit_compile(gpu_count):
+    """Keras's `jit_compile` for the training step.
+
+    TensorFlow cannot compile a step that spans several devices; JAX always compiles.
+    """
+    import keras
+
+    one_program = gpu_count == 1 or keras.backend.backend() == "jax"
+    return "auto" if one_program else False

@@ -1,0 +1,1 @@
+"""Layers without weights that join the networks: proposals, targets, detections, losses."""

@@ -1,0 +1,430 @@
+"""MaskRCNN: build, train and detect. Matterport's class, and the names people import with it.
+
+    model = MaskRCNN("training", config, model_dir)
+    model.load_weights("mask_rcnn_coco.h5", by_name=True, exclude=[...])
+    model.train(dataset_train, dataset_val, config.LEARNING_RATE, epochs=10, layers="heads")
+
+This file only forwards: the network is in nets/, the step in training/, the data in data/.
+"""
+
+import datetime
+import logging
+import re
+import sys
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+from keras import layers as KL  # noqa: F401 - callable BACKBONEs in people's code use model.KL
+
+from mrcnn_parallel import backend, inference, weights
+from mrcnn_parallel.data.image_meta import compose_image_meta, parse_image_meta
+from mrcnn_parallel.data.images import mold_image, unmold_image
+from mrcnn_parallel.data.load import check_dataset, load_image_gt
+from mrcnn_parallel.data.loader import (
+    DataGenerator,
+    TrainingLoader,
+    data_generator,
+    original_errors,
+)
+from mrcnn_parallel.data.targets import (
+    build_detection_targets,
+    build_rpn_targets,
+    generate_random_rois,
+)
+from mrcnn_parallel.graph_functions import *  # noqa: F403
+from mrcnn_parallel.layers.detection_targets import DetectionTargetLayer
+from mrcnn_parallel.layers.detections import DetectionLayer
+from mrcnn_parallel.layers.proposals import ProposalLayer
+from mrcnn_parallel.nets import mask_rcnn
+from mrcnn_parallel.nets.fpn import fpn_graph
+from mrcnn_parallel.nets.heads import PyramidROIAlign, build_fpn_mask_graph, fpn_classifier_graph
+from mrcnn_parallel.nets.resnet import BatchNorm, conv_block, identity_block, resnet_graph
+from mrcnn_parallel.nets.rpn import build_rpn_model, rpn_graph
+from mrcnn_parallel.ops.anchors import compute_backbone_shapes, image_anchors_norm
+from mrcnn_parallel.parallel_model import ParallelModel
+from mrcnn_parallel.training import callbacks as training_callbacks
+from mrcnn_parallel.training import checkpoints
+from mrcnn_parallel.training.step import TrainingModel
+
+__all__ = [
+    "BatchNorm",
+    "DataGenerator",
+    "DetectionLayer",
+    "DetectionTargetLayer",
+    "MaskRCNN",
+    "ParallelModel",
+    "ProposalLayer",
+    "PyramidROIAlign",
+    "build_detection_targets",
+    "build_fpn_mask_graph",
+    "build_rpn_model",
+    "build_rpn_targets",
+    "compose_image_meta",
+    "compute_backbone_shapes",
+    "conv_block",
+    "data_generator",
+    "fpn_classifier_graph",
+    "fpn_graph",
+    "generate_random_rois",
+    "identity_block",
+    "load_image_gt",
+    "log",
+    "mold_image",
+    "parse_image_meta",
+    "resnet_graph",
+    "rpn_graph",
+    "unmold_image",
+]
+
+logger = logging.getLogger("mrcnn_parallel")
+
+LAYERS = {  # what `train(layers=...)` may name, besides a regex of layer names
+    "heads": r"(mrcnn\_.*)|(rpn\_.*)|(fpn\_.*)",
+    "3+": r"(res3.*)|(bn3.*)|(res4.*)|(bn4.*)|(res5.*)|(bn5.*)|(mrcnn\_.*)|(rpn\_.*)|(fpn\_.*)",
+    "4+": r"(res4.*)|(bn4.*)|(res5.*)|(bn5.*)|(mrcnn\_.*)|(rpn\_.*)|(fpn\_.*)",
+    "5+": r"(res5.*)|(bn5.*)|(mrcnn\_.*)|(rpn\_.*)|(fpn\_.*)",
+    "all": ".*",
+}
+
+
+def log(text, array=None):
+    """Prints a text and, with an array, its shape, range and type, as Matterport's scripts do."""
+    if array is not None:
+        array = np.asarray(array)
+        low, high = (array.min(), array.max()) if array.size else ("", "")
+        text = f"{text:25}  shape: {array.shape!s:20}  min: {low:10.5}  max: {high:10.5}"
+        text += f"  {array.dtype}"
+    print(text)
+
+
+class MaskRCNN:
+    """Mask R-CNN (He et al., 2017) on a feature pyramid.
+
+    Args:
+        mode: "training" or "inference".
+        config: a Config.
+        model_dir: folder for the runs' logs and checkpoints.
+
+    Attributes:
+        keras_model: the network; a ParallelModel of it when config.GPU_COUNT > 1.
+        epoch: epochs trained so far; goes on from a checkpoint's name.
+        log_dir, checkpoint_path: of the current run.
+
+    Raises:
+        ValueError: a config no model can be built from, or fewer devices than GPU_COUNT.
+    """
+
+    def __init__(self, mode, config, model_dir):
+        config.validate(mode)
+        self.mode = mode
+        self.config = config
+        self.model_dir = str(model_dir)
+        self._anchors = {}
+        self._forward = None
+        self._training_model = None
+        self.set_log_dir()
+        self.keras_model = self.build(mode=mode, config=config)
+
+    def build(self, mode, config):
+        """Builds the network; a ParallelModel of it when config.GPU_COUNT > 1."""
+        previous = keras.config.dtype_policy()
+        keras.config.set_dtype_policy(backend.dtype_policy(config.DTYPE_POLICY))
+        try:
+            if mode == "training":
+                model = mask_rcnn.build_training_model(config)
+            else:
+                model = mask_rcnn.build_inference_model(config)
+        finally:
+            keras.config.set_dtype_policy(previous)
+        return ParallelModel(model, config.GPU_COUNT) if config.GPU_COUNT > 1 else model
+
+    # === Weights ===
+
+    def find_last(self):
+        """Path of the last checkpoint of the last run of this config's NAME.
+
+        Raises:
+            FileNotFoundError: there is none.
+        """
+        return checkpoints.find_last(self.model_dir, self.config.NAME)
+
+    def load_weights(self, filepath, by_name=False, exclude=None, strict=True):
+        """Loads weights; a checkpoint's name also sets the epoch to go on from.
+
+        Args:
+            filepath: Matterport h5, `.weights.h5` or `.keras`.
+            by_name: match layers by name rather than by order.
+            exclude: names of layers to leave alone; implies by_name.
+            strict: whether a file that lacks some of the layers asked for is an error.
+
+        Returns:
+            A report of what was loaded and what was not; see weights.LoadReport.
+
+        Raises:
+            FileNotFoundError, ValueError: saying what is wrong with the file or its shapes.
+        """
+        report = weights.load_weights(
+            self.keras_model, filepath, by_name=by_name, exclude=exclude, strict=strict
+        )
+        self.set_log_dir(filepath)
+        return report
+
+    def get_imagenet_weights(self):
+        """Path of ImageNet weights for this backbone; load them by name with strict=False."""
+        return weights.get_imagenet_weights(self.config.BACKBONE)
+
+    def set_log_dir(self, model_path=None):
+        """Starts a new run's folder name, or goes on with that of a checkpoint.
+
+        Args:
+            model_path: None, or a path; its run's folder and epoch are taken if it is a checkpoint.
+        """
+        parsed = checkpoints.parse_checkpoint(model_path) if model_path else None
+        started, self.epoch = parsed or (datetime.datetime.now(), 0)
+        if parsed:
+            logger.info("Going on from epoch %d of %s", self.epoch, model_path)
+        name = self.config.NAME or "model"
+        folder = checkpoints.run_dir(self.model_dir, name, started)
+        self.log_dir = str(folder)
+        pattern = checkpoints.checkpoint_path(folder, name, 0)
+        self.checkpoint_path = str(pattern).replace("_0000.h5", "_{epoch:04d}.h5")
+
+    # === Training ===
+
+    def compile(self, learning_rate, momentum):
+        """Prepares the training step: SGD with momentum and clipped gradients, the losses, L2."""
+        self._training_model = TrainingModel(self.keras_model, self.config)
+        optimizer = keras.optimizers.SGD(
+            learning_rate=learning_rate,
+            momentum=momentum,
+            global_clipnorm=self.config.GRADIENT_CLIP_NORM or None,
+        )
+        self._training_model.compile(
+            optimizer=optimizer, jit_compile=backend.jit_compile(self.config.GPU_COUNT)
+        )
+
+    def set_trainable(self, layer_regex, keras_model=None, indent=0, verbose=1):
+        """Makes the layers trainable whose whole names match the regex, and no others."""
+        model = keras_model or self._inner_model()
+        if verbose and keras_model is None:
+            logger.info("Selecting layers to train")
+        for layer in model.layers:
+            if isinstance(layer, keras.Model):
+                self.set_trainable(layer_regex, keras_model=layer, indent=indent + 4)
+                continue
+            if not layer.weights:
+                continue
+            layer.trainable = bool(re.fullmatch(layer_regex, layer.name))
+            if layer.trainable and verbose:
+                logger.debug("%s%-24s (%s)", " " * indent, layer.name, type(layer).__name__)
+
+    def train(
+        self,
+        train_dataset,
+        val_dataset,
+        learning_rate,
+        epochs,
+        layers,
+        augmentation=None,
+        custom_callbacks=None,
+        no_augmentation_sources=None,
+    ):
+        """Trains, writing a checkpoint and TensorBoard curves after each epoch.
+
+        Args:
+            train_dataset: a prepared Dataset.
+            val_dataset: the same, or None for no validation.
+            learning_rate: of SGD.
+            epochs: the number of the last epoch: with 10 done already, 12 trains two more.
+            layers: "heads", "3+", "4+", "5+", "all", or a regex of layer names.
+            augmentation: an imgaug augmenter, or a function (image, mask, rng) -> (image, mask).
+            custom_callbacks: Keras callbacks, called after the package's own.
+            no_augmentation_sources: sources of the dataset whose images stay as they are.
+
+        Returns:
+            Keras's History: `history` has the loss, its parts and their `val_` twins by epoch.
+
+        Raises:
+            ValueError: data that cannot be right, naming the dataset, image and field.
+        """
+        if self.mode != "training":
+            raise ValueError("this model was built for inference; build it with mode='training'.")
+        for name, dataset in (("train_dataset", train_dataset), ("val_dataset", val_dataset)):
+            if dataset is not None:
+                check_dataset(dataset, self.config, name)
+        self.set_trainable(LAYERS.get(layers, layers))
+        if not self.keras_model.trainable_variables:
+            raise ValueError(
+                f"layers={layers!r} matches no layer with weights; use one of "
+                f"{', '.join(LAYERS)} or a regex of whole layer names, e.g. 'mrcnn_.*'."
+            )
+        self.compile(learning_rate, self.config.LEARNING_MOMENTUM)
+        loader = self._loader(
+            train_dataset,
+            start_batch=self.epoch * self.config.STEPS_PER_EPOCH,
+            augmentation=augmentation,
+            no_augmentation_sources=no_augmentation_sources,
+        )
+        validation = None
+        if val_dataset is not None:
+            validation = self._loader(val_dataset, num_batches=self.config.VALIDATION_STEPS)
+        Path(self.log_dir).mkdir(parents=True, exist_ok=True)
+        logger.info("%s", self._describe(layers, learning_rate))
+        logger.info("Checkpoints: %s", self.checkpoint_path)
+        with original_errors(loader, validation):
+            history = self._training_model.fit(
+                loader,
+                initial_epoch=self.epoch,
+                epochs=epochs,
+                steps_per_epoch=self.config.STEPS_PER_EPOCH,
+                validation_data=validation,
+                validation_steps=self.config.VALIDATION_STEPS if validation else None,
+                callbacks=[
+                    training_callbacks.CheckpointWriter(
+                        lambda path: weights.save_weights(self.keras_model, path),
+                        lambda epoch: self.checkpoint_path.format(epoch=epoch),
+                    ),
+                    training_callbacks.TensorBoardScalars(self.log_dir),
+                    *(custom_callbacks or []),
+                ],
+                verbose=1 if sys.stdout.isatty() else 2,
+            )
+        self.epoch = max(self.epoch, epochs)
+        return history
+
+    def _loader(self, dataset, **options):
+        config = self.config
+        place = getattr(self.keras_model, "shard_batch", None)
+        return TrainingLoader(
+            dataset, config, batch_size=config.BATCH_SIZE, seed=config.SEED, place=place, **options
+        )
+
+    def _describe(self, layers, learning_rate):
+        """The run in one line."""
+        config = self.config
+        trainable = sum(int(np.prod(v.shape)) for v in self.keras_model.trainable_variables)
+        total = self.keras_model.count_params()
+        anchors = len(self.get_anchors(config.IMAGE_SHAPE))
+        height, width = config.IMAGE_SHAPE[:2]
+        return (
+            f"Training {config.NAME!r} on {backend.describe_devices()}: {config.GPU_COUNT} "
+            f"replica(s) x {config.IMAGES_PER_GPU} image(s) of {height}x{width}, "
+            f"{anchors:,} anchors, {trainable / 1e6:.1f} of {total / 1e6:.1f} M parameters "
+            f"({layers}), from epoch {self.epoch}, learning rate {learning_rate:g}"
+        )
+
+    # === Detection ===
+
+    def mold_inputs(self, images):
+        """Images of any size -> molded images, metas and windows; see inference.mold_inputs."""
+        return inference.mold_inputs(images, self.config)
+
+    def unmold_detections(
+        self, detections, mrcnn_mask, original_image_shape, image_shape, window
+    ):
+        """One image's detections in its own pixels; see inference.unmold_detections."""
+        return inference.unmold_detections(
+            detections, mrcnn_mask, original_image_shape, image_shape, window
+        )
+
+    def detect(self, images, verbose=0):
+        """Finds the objects in images.
+
+        Args:
+            images: any number of (H, W, C) arrays, of any sizes.
+            verbose: 1 prints shapes and times.
+
+        Returns:
+            A list with a dict for each image:
+                rois: (N, 4) int32 boxes (y1, x1, y2, x2) in pixels of the image.
+                class_ids: (N,) int32.
+                scores: (N,) float32 probabilities.
+                masks: (H, W, N) bool.
+
+        Raises:
+            ValueError: an image that cannot be one, or a model built for training.
+        """
+        molded, metas, windows = self.mold_inputs(images) if len(images) else ([], [], [])
+        shapes = [np.shape(image) for image in images]
+        return self._detect(molded, metas, windows, shapes, verbose)
+
+    def detect_molded(self, molded_images, image_metas, verbose=0):
+        """Like `detect`, for images and metas that `mold_inputs` returned; the results are in the
+        molded images' pixels."""
+        shapes = [np.shape(image) for image in molded_images]
+        windows = [(0, 0, shape[0], shape[1]) for shape in shapes]
+        return self._detect(molded_images, image_metas, windows, shapes, verbose)
+
+    def _detect(self, molded, metas, windows, shapes, verbose):
+        if self.mode != "inference":
+            raise ValueError("this model was built for training; build it with mode='inference'.")
+        started, results = time.perf_counter(), [None] * len(molded)
+        by_shape = {}
+        for index, image in enumerate(molded):
+            by_shape.setdefault(image.shape, []).append(index)
+        for shape, indices in by_shape.items():
+            for start in range(0, len(indices), self.config.BATCH_SIZE):
+                chunk = indices[start : start + self.config.BATCH_SIZE]
+                batch = np.stack([molded[i] for i in chunk])
+                detections, masks = self._run(batch, np.stack([metas[i] for i in chunk]))
+                for row, i in enumerate(chunk):
+                    boxes, class_ids, scores, full_masks = self.unmold_detections(
+                        detections[row], masks[row], shapes[i], shape, windows[i]
+                    )
+                    results[i] = {
+                        "rois": boxes,
+                        "class_ids": class_ids,
+                        "scores": scores,
+                        "masks": full_masks,
+                    }
+        if verbose:
+            seconds = time.perf_counter() - started
+            log(f"Processed {len(molded)} images in {seconds:.2f} s")
+            for index, result in enumerate(results):
+                log(f"image {index} rois", result["rois"])
+        return results
+
+    def _run(self, images, metas):
+        """One padded batch through the compiled network: detections (B, D, 6) and masks of each
+        one's own class (B, D, h, w)."""
+        if self._forward is None:
+            self._forward = backend.compile_forward(
+                lambda outputs: [
+                    outputs[0],
+                    mask_rcnn.own_class_masks(outputs[0], outputs[3]),
+                ],
+                self.keras_model,
+            )
+        rows = inference.batch_rows(len(images), self.config)
+        anchors = np.broadcast_to(
+            self.get_anchors(images.shape[1:]), (rows, *self.get_anchors(images.shape[1:]).shape)
+        )
+        inputs = [inference.pad_rows(np.asarray(x, np.float32), rows) for x in (images, metas)]
+        outputs = self._forward([*inputs, np.ascontiguousarray(anchors)])
+        return [x[: len(images)] for x in outputs]
+
+    def get_anchors(self, image_shape):
+        """Normalised anchors for an image of that shape, (N, 4) float32; also keeps those in pixels
+        in `self.anchors`."""
+        key = tuple(int(side) for side in image_shape[:2])
+        if key not in self._anchors:
+            self._anchors[key] = image_anchors_norm(self.config, key)
+        return self._anchors[key]
+
+    # === Looking inside ===
+
+    def _inner_model(self):
+        return getattr(self.keras_model, "inner_model", self.keras_model)
+
+    def get_trainable_layers(self):
+        """The layers with weights, those of nested models included."""
+        layers = []
+        for layer in self._inner_model().layers:
+            layers += layer.layers if isinstance(layer, keras.Model) else [layer]
+        return [layer for layer in layers if layer.weights]
+
+    def find_trainable_layer(self, layer):
+        """The layer that holds the weights when `layer` wraps another one."""
+        return self.find_trainable_layer(layer.layer) if hasattr(layer, "layer") else layer

@@ -1,0 +1,186 @@
+"""The two heads: class and box of each ROI, and its mask.
+
+The layers have the names and shapes of Matterport's TimeDistributed ones, but hold their weights
+themselves: all ROIs of a batch run through them as one larger batch.
+
+Letters: B images, R ROIs an image, C classes, F channels of the pyramid.
+"""
+
+import keras
+import numpy as np
+from keras import layers as KL
+from keras import ops
+
+from mrcnn_parallel.nets.resnet import BatchNorm
+from mrcnn_parallel.ops import roi_align
+
+
+@keras.saving.register_keras_serializable("mrcnn_parallel")
+class PyramidROIAlign(KL.Layer):
+    """Samples a grid of features for each ROI; see `ops.roi_align.pyramid_roi_align`.
+
+    Args:
+        pool_shape: (h, w) cells.
+        sampling: "crop_and_resize" or "roi_align".
+
+    Call arguments, one list:
+        boxes: (B, R, 4) normalised, float32 under any dtype policy.
+        image_meta: (B, META); the first image's shape counts for the batch.
+        feature_maps: P2 ... P5, (B, H_l, W_l, F).
+
+    Returns:
+        (B, R, h, w, F) in the feature maps' dtype.
+    """
+
+    def __init__(self, pool_shape, sampling="crop_and_resize", **kwargs):
+        kwargs.pop("autocast", None)
+        super().__init__(autocast=False, **kwargs)
+        self.pool_shape = tuple(pool_shape)
+        self.sampling = sampling
+
+    def call(self, inputs):
+        boxes, image_meta, *feature_maps = inputs
+        shape = (image_meta[0, 4], image_meta[0, 5])
+        boxes = ops.stop_gradient(boxes)
+        return roi_align.pyramid_roi_align(
+            feature_maps, boxes, self.pool_shape, shape, self.sampling
+        )
+
+    def compute_output_spec(self, inputs):
+        boxes, features = inputs[0], inputs[2]
+        shape = (*boxes.shape[:2], *self.pool_shape, features.shape[-1])
+        return keras.KerasTensor(shape, features.dtype)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "pool_shape": list(self.pool_shape),
+            "sampling": self.sampling,
+        }
+
+
+class _OverROIs:
+    """Runs a layer on (B, R, ...) as on one batch of B * R; R is static."""
+
+    def build(self, input_shape):
+        super().build((None, *input_shape[2:]))
+
+    def call(self, inputs):
+        outputs = super().call(ops.reshape(inputs, (-1, *inputs.shape[2:])))
+        return ops.reshape(outputs, (-1, inputs.shape[1], *outputs.shape[1:]))
+
+    def compute_output_shape(self, input_shape):
+        if len(input_shape) == 4:  # asked by the convolution's own build
+            return super().compute_output_shape(input_shape)
+        shape = super().compute_output_shape((None, *input_shape[2:]))
+        return (*input_shape[:2], *shape[1:])
+
+
+@keras.saving.register_keras_serializable("mrcnn_parallel")
+class ROIConv2D(_OverROIs, KL.Conv2D):
+    """Conv2D on each ROI, (B, R, h, w, C)."""
+
+
+@keras.saving.register_keras_serializable("mrcnn_parallel")
+class ROIConv2DTranspose(_OverROIs, KL.Conv2DTranspose):
+    """Conv2DTranspose on each ROI, (B, R, h, w, C)."""
+
+
+@keras.saving.register_keras_serializable("mrcnn_parallel")
+class ROIFullConv2D(ROIConv2D):
+    """ROIConv2D whose kernel covers all of its input, computed as one matrix product.
+
+    Same weights and result, (B, R, 1, 1, filters), as a convolution with padding "valid"; a matrix
+    product is what accelerators run fastest.
+    """
+
+    def call(self, inputs):
+        rows = ops.reshape(inputs, (-1, inputs.shape[1], int(np.prod(inputs.shape[2:]))))
+        kernel = ops.reshape(self.kernel, (-1, self.filters))
+        outputs = ops.matmul(rows, ops.cast(kernel, rows.dtype))  # (B, R, filters)
+        if self.use_bias:
+            outputs = outputs + ops.cast(self.bias, outputs.dtype)
+        return self.activation(outputs[:, :, None, None, :])
+
+
+@keras.saving.register_keras_serializable("mrcnn_parallel")
+def sigmoid_float32(x):
+    """Sigmoid computed in float32 under any dtype policy: bfloat16 cannot hold 0.999."""
+    return ops.sigmoid(ops.cast(x, "float32"))
+
+
+def fpn_classifier_graph(
+    rois,
+    feature_maps,
+    image_meta,
+    pool_size,
+    num_classes,
+    train_bn=True,
+    fc_layers_size=1024,
+    sampling="crop_and_resize",
+):
+    """Box head: two dense layers, then class logits and box deltas.
+
+    Args:
+        rois: (B, R, 4) normalised, R static.
+        feature_maps: [P2, P3, P4, P5].
+        image_meta: (B, META).
+        pool_size: cells a side of the ROI's grid.
+        num_classes: C.
+        train_bn: the batch norms' mode, see nets.resnet.BatchNorm.
+        fc_layers_size: units of the dense layers.
+        sampling: see PyramidROIAlign.
+
+    Returns:
+        mrcnn_class_logits (B, R, C), mrcnn_class (B, R, C) probabilities and mrcnn_bbox
+        (B, R, C, 4) deltas, float32.
+    """
+    x = PyramidROIAlign([pool_size, pool_size], sampling, name="roi_align_classifier")(
+        [rois, image_meta, *feature_maps]
+    )
+    x = ROIFullConv2D(fc_layers_size, (pool_size, pool_size), name="mrcnn_class_conv1")(x)
+    x = BatchNorm(name="mrcnn_class_bn1")(x, training=train_bn)
+    x = KL.Activation("relu")(x)
+    x = ROIFullConv2D(fc_layers_size, (1, 1), name="mrcnn_class_conv2")(x)
+    x = BatchNorm(name="mrcnn_class_bn2")(x, training=train_bn)
+    x = KL.Activation("relu")(x)
+    shared = KL.Reshape((rois.shape[1], fc_layers_size), name="pool_squeeze")(x)
+
+    logits = KL.Dense(num_classes, name="mrcnn_class_logits")(shared)
+    probs = KL.Activation("softmax", dtype="float32", name="mrcnn_class")(logits)
+    x = KL.Dense(num_classes * 4, name="mrcnn_bbox_fc")(shared)
+    deltas = KL.Reshape((rois.shape[1], num_classes, 4), dtype="float32", name="mrcnn_bbox")(x)
+    return logits, probs, deltas
+
+
+def build_fpn_mask_graph(
+    rois,
+    feature_maps,
+    image_meta,
+    pool_size,
+    num_classes,
+    train_bn=True,
+    conv_size=256,
+    sampling="crop_and_resize",
+):
+    """Mask head: four convolutions, one deconvolution, a sigmoid for each class.
+
+    Args:
+        rois, feature_maps, image_meta, pool_size, num_classes, train_bn, sampling: as in
+            `fpn_classifier_graph`.
+        conv_size: channels of the convolutions.
+
+    Returns:
+        mrcnn_mask (B, R, 2 * pool_size, 2 * pool_size, C) float32 probabilities.
+    """
+    x = PyramidROIAlign([pool_size, pool_size], sampling, name="roi_align_mask")(
+        [rois, image_meta, *feature_maps]
+    )
+    for index in range(1, 5):
+        x = ROIConv2D(conv_size, (3, 3), padding="same", name=f"mrcnn_mask_conv{index}")(x)
+        x = BatchNorm(name=f"mrcnn_mask_bn{index}")(x, training=train_bn)
+        x = KL.Activation("relu")(x)
+    x = ROIConv2DTranspose(
+        conv_size, (2, 2), strides=2, activation="relu", name="mrcnn_mask_deconv"
+    )(x)
+    return ROIConv2D(num_classes, (1, 1), activation=sigmoid_float32, name="mrcnn_mask")(x)

@@ -1,0 +1,1 @@
+"""Pure functions on tensors, with static shapes: boxes, anchors, NMS, ROI sampling, choosing."""

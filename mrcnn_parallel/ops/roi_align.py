@@ -1,0 +1,183 @@
+"""ROI sampling: feature pyramid + boxes -> a small grid of features for each box, in one gather.
+
+Two rules of where to sample:
+  crop_and_resize  corners of the box at pixel centres, one sample a cell: what Matterport's
+                   weights were trained with (TensorFlow's op of that name, which XLA lacks).
+  roi_align        Mask R-CNN, section 3: half-pixel centres, 2 x 2 samples a cell, averaged.
+
+Letters: B images, L levels, R ROIs an image, (h, w) cells of the grid, C channels, S cells of all
+levels of one image together.
+"""
+
+import numpy as np
+from keras import ops
+
+from mrcnn_parallel.ops import boxes as box_ops
+
+# A corner at exactly 1.0 may round to a hair beyond the last pixel centre, by the order of the
+# float32 arithmetic, which compilers change. In features it counts as inside: 1e-3 of a cell is far
+# above rounding (2e-5 at 256 cells) and far below what an image can show. In masks it does not, so
+# that targets are Matterport's to the pixel.
+EDGE_TOLERANCE = 1e-3
+_LEAST = -3e38  # below any position
+
+
+def roi_levels(boxes_norm, image_shape, num_levels=4, finest=2):
+    """Pyramid level of each box (Feature Pyramid Networks, equation 1: a 224 px box is on P4).
+
+    Args:
+        boxes_norm: (..., 4) normalised boxes.
+        image_shape: (height, width) in pixels, numbers or scalar tensors.
+
+    Returns:
+        (...) int32 in [0, num_levels), 0 is P2.
+    """
+    y1, x1, y2, x2 = box_ops.split(boxes_norm)
+    height, width = (ops.cast(side, "float32") for side in image_shape)
+    side_px = ops.sqrt(ops.maximum((y2 - y1) * (x2 - x1), 1e-12) * (height * width))
+    level = 4 + ops.cast(ops.round(ops.log(side_px / 224.0) / np.log(2.0)), "int32")
+    return ops.clip(level, finest, finest + num_levels - 1) - finest
+
+
+def pyramid_roi_align(
+    feature_maps, boxes_norm, pool_shape, image_shape, sampling="crop_and_resize"
+):
+    """Samples each box from the pyramid level that fits its size.
+
+    Args:
+        feature_maps: L tensors (B, H_l, W_l, C), finest first; static H_l and W_l.
+        boxes_norm: (B, R, 4) float32 normalised boxes.
+        pool_shape: (h, w) cells of the grid.
+        image_shape: (height, width) of the image in pixels, numbers or scalar tensors.
+        sampling: "crop_and_resize" or "roi_align".
+
+    Returns:
+        (B, R, h, w, C) in the feature maps' dtype.
+    """
+    levels = roi_levels(boxes_norm, image_shape, len(feature_maps))  # (B, R)
+    heights, widths, offsets = _level_table(feature_maps)
+    height, width = ops.take(heights, levels), ops.take(widths, levels)  # (B, R)
+    y1, x1, y2, x2 = box_ops.split(boxes_norm)
+    if sampling == "crop_and_resize":
+        ys = _corner_grid(y1, y2, height, pool_shape[0])  # (B, R, h)
+        xs = _corner_grid(x1, x2, width, pool_shape[1])  # (B, R, w)
+    else:
+        ys = _bin_grid(y1, y2, height, image_shape[0], 2 * pool_shape[0])
+        xs = _bin_grid(x1, x2, width, image_shape[1], 2 * pool_shape[1])
+
+    channels = feature_maps[0].shape[-1]
+    batch = ops.shape(feature_maps[0])[0]
+    flat = ops.concatenate([ops.reshape(m, (batch, -1, channels)) for m in feature_maps], axis=1)
+    cells = flat.shape[1]
+    flat = ops.reshape(flat, (-1, channels))  # (B * S, C)
+    start = ops.take(offsets, levels) + ops.arange(batch)[:, None] * cells  # (B, R)
+
+    def corner(rows, columns):
+        index = (
+            start[..., None, None]
+            + rows[..., :, None] * ops.cast(width, "int32")[..., None, None]
+            + columns[..., None, :]
+        )  # (B, R, h, w)
+        return ops.take(flat, index, axis=0)  # (B, R, h, w, C)
+
+    pooled = _bilinear(corner, ys, xs, height, width, flat.dtype, EDGE_TOLERANCE)
+    if sampling == "roi_align":
+        shape = (*ops.shape(pooled)[:2], pool_shape[0], 2, pool_shape[1], 2, channels)
+        pooled = ops.mean(ops.reshape(pooled, shape), axis=(3, 5))
+    return pooled
+
+
+def crop_and_resize_masks(masks, boxes, crop_shape):
+    """Cuts one box out of each mask, bilinearly; what lies outside the mask is 0.
+
+    Args:
+        masks: (B, R, H, W) float32.
+        boxes: (B, R, 4) float32, normalised to the mask: 0 and 1 are its first and last row.
+        crop_shape: (h, w).
+
+    Returns:
+        (B, R, h, w) float32.
+    """
+    rows, columns = masks.shape[2:4]
+    y1, x1, y2, x2 = box_ops.split(boxes)
+    height, width = ops.full_like(y1, rows), ops.full_like(x1, columns)
+    ys = _corner_grid(y1, y2, height, crop_shape[0])
+    xs = _corner_grid(x1, x2, width, crop_shape[1])
+    flat = ops.reshape(masks, (-1, masks.shape[1], rows * columns))  # (B, R, H * W)
+
+    def corner(ys, xs):
+        index = ys[..., :, None] * columns + xs[..., None, :]  # (B, R, h, w)
+        size = crop_shape[0] * crop_shape[1]
+        values = ops.take_along_axis(flat, ops.reshape(index, (-1, masks.shape[1], size)), axis=2)
+        return ops.reshape(values, (-1, masks.shape[1], *crop_shape, 1))
+
+    return _bilinear(corner, ys, xs, height, width, "float32", 0.0)[..., 0]
+
+
+def _level_table(feature_maps):
+    """Height, width (float32) and first flat cell (int32) of every level."""
+    sizes = [tuple(m.shape[1:3]) for m in feature_maps]
+    if any(side is None for size in sizes for side in size):
+        raise ValueError(
+            f"pyramid_roi_align needs feature maps of static height and width, got {sizes}; build "
+            "the model for one image size."
+        )
+    cells = np.cumsum([0] + [h * w for h, w in sizes[:-1]])
+    return (
+        ops.convert_to_tensor([h for h, _ in sizes], dtype="float32"),
+        ops.convert_to_tensor([w for _, w in sizes], dtype="float32"),
+        ops.convert_to_tensor(cells, dtype="int32"),
+    )
+
+
+def _corner_grid(low, high, size, count):
+    """crop_and_resize positions in cells, (..., count), by TensorFlow's arithmetic to the bit.
+
+    A compiler may turn a product and a sum into one fused operation, whose last bit differs; the
+    `maximum`, which changes nothing, stands between them.
+    """
+    scale = (high - low) * (size - 1) / (count - 1)
+    start = ops.maximum(low * (size - 1), _LEAST)
+    steps = ops.maximum(ops.arange(count, dtype="float32") * scale[..., None], _LEAST)
+    return start[..., None] + steps
+
+
+def _bin_grid(low, high, size, image_size, count):
+    """ROIAlign positions in cells, (..., count): the middles of `count` equal parts of the box.
+
+    Outside the outermost cell centres the border value counts, as in the paper's code.
+    """
+    image_size = ops.cast(image_size, "float32")
+    low_px, high_px = low * (image_size - 1), high * (image_size - 1) + 1
+    low, high = low_px * size / image_size, high_px * size / image_size
+    steps = (ops.arange(count, dtype="float32") + 0.5) / count
+    grid = low[..., None] + steps * (high - low)[..., None] - 0.5
+    return ops.clip(grid, 0.0, size[..., None] - 1)
+
+
+def _bilinear(corner, ys, xs, height, width, dtype, tolerance):
+    """Interpolates between the four cells around each position.
+
+    Args:
+        corner: function of int32 rows (B, R, h) and columns (B, R, w) -> (B, R, h, w, C).
+        ys, xs: (B, R, h) and (B, R, w) float32 positions.
+        height, width: (B, R) float32 sizes that bound them.
+        dtype: of the values.
+        tolerance: cells beyond the bounds that still count as inside.
+    """
+    last_y, last_x = height[..., None] - 1, width[..., None] - 1
+    inside_y = (ys >= -tolerance) & (ys <= last_y + tolerance)
+    inside_x = (xs >= -tolerance) & (xs <= last_x + tolerance)
+    inside = inside_y[..., :, None] & inside_x[..., None, :]  # (B, R, h, w)
+    ys, xs = ops.clip(ys, 0.0, last_y), ops.clip(xs, 0.0, last_x)
+    top, left = ops.floor(ys), ops.floor(xs)
+    weight_y = ops.cast(ys - top, dtype)[..., :, None, None]
+    weight_x = ops.cast(xs - left, dtype)[..., None, :, None]
+    bottom, right = ops.minimum(top + 1, last_y), ops.minimum(left + 1, last_x)
+    top, left, bottom, right = (ops.cast(v, "int32") for v in (top, left, bottom, right))
+    top_left, top_right = corner(top, left), corner(top, right)
+    bottom_left, bottom_right = corner(bottom, left), corner(bottom, right)
+    upper = top_left + (top_right - top_left) * weight_x
+    lower = bottom_left + (bottom_right - bottom_left) * weight_x
+    values = upper + (lower - upper) * weight_y
+    return ops.where(inside[..., None], values, ops.zeros_like(values))

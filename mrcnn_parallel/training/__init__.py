@@ -1,0 +1,1 @@
+"""Training: the step, checkpoints, callbacks and the metrics that tell whether it worked."""
