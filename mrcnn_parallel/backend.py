@@ -59,6 +59,17 @@ def _devices(kind):
         return []
 
 
+def expose_cpu_devices_without_gpu(count):
+    """`expose_cpu_devices` on a machine without GPUs; on one with GPUs, nothing that matters.
+
+    Returns:
+        True where there is no GPU.
+    """
+    # Looking for GPUs starts JAX, and then it is too late to expose CPUs: so that comes first.
+    expose_cpu_devices(count)
+    return not gpus()
+
+
 def gpus():
     """Names of the GPUs that the current Keras backend sees."""
     return _devices("gpu")

@@ -172,7 +172,7 @@ class MaskRCNN:
         return report
 
     def get_imagenet_weights(self):
-        """Path of ImageNet weights for this backbone; load them by name with strict=False."""
+        """Path of ImageNet weights for this backbone, to load with by_name=True."""
         return weights.get_imagenet_weights(self.config.BACKBONE)
 
     def set_log_dir(self, model_path=None):
@@ -281,6 +281,7 @@ class MaskRCNN:
                 steps_per_epoch=self.config.STEPS_PER_EPOCH,
                 validation_data=validation,
                 validation_steps=self.config.VALIDATION_STEPS if validation else None,
+                shuffle=False,  # the loader does
                 callbacks=[
                     training_callbacks.CheckpointWriter(
                         lambda path: weights.save_weights(self.keras_model, path),

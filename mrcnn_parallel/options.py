@@ -15,6 +15,21 @@ log = logging.getLogger(__name__)
 # The layers whose size follows from the number of classes.
 CLASS_LAYERS = ["mrcnn_class_logits", "mrcnn_bbox_fc", "mrcnn_bbox", "mrcnn_mask"]
 COCO_NUM_CLASSES = 1 + 80
+SMALL = {  # what --small sets: a network that one CPU core trains in minutes
+    "BACKBONE": "resnet18",
+    "IMAGES_PER_GPU": 4,
+    "TOP_DOWN_PYRAMID_SIZE": 64,
+    "FPN_CLASSIF_FC_LAYERS_SIZE": 256,
+    "FPN_MASK_CONV_SIZE": 64,
+    "PRE_NMS_LIMIT": 1000,
+    "POST_NMS_ROIS_TRAINING": 200,
+    "POST_NMS_ROIS_INFERENCE": 100,
+    "TRAIN_ROIS_PER_IMAGE": 32,
+    "RPN_TRAIN_ANCHORS_PER_IMAGE": 64,
+    "MAX_GT_INSTANCES": 20,
+    "MINI_MASK_SHAPE": (28, 28),
+}
+SMALL_IMAGE_PX = 128
 STANDARD_ANCHORS_FROM_PX = 512  # image sides from here on keep the Config's anchor scales
 
 
@@ -23,6 +38,11 @@ def add_config_options(parser):
     add = parser.add_argument
     add("--gpu-count", type=_gpu_count, metavar="<count|auto>", help="replicas")
     add("--steps", type=int, metavar="<count>", help="training steps an epoch")
+    add(
+        "--small",
+        action="store_true",
+        help="a network and images so small that a CPU will do; give it to every command alike",
+    )
     add("--image-size", type=int, metavar="<pixels>", help="side of the network's input")
     add("--backbone", metavar="<name>", help="resnet18, resnet34, resnet50 or resnet101")
     add(
@@ -49,12 +69,14 @@ def config_fields(args):
         "STEPS_PER_EPOCH": args.steps,
         "BACKBONE": args.backbone,
     }
-    fields = {name: value for name, value in options.items() if value is not None}
-    if args.image_size is not None:
-        fields.update(IMAGE_MIN_DIM=args.image_size, IMAGE_MAX_DIM=args.image_size)
-        if args.image_size < STANDARD_ANCHORS_FROM_PX:
+    fields = dict(SMALL) if args.small else {}
+    fields.update({name: value for name, value in options.items() if value is not None})
+    side = args.image_size or (SMALL_IMAGE_PX if args.small else None)
+    if side is not None:
+        fields.update(IMAGE_MIN_DIM=side, IMAGE_MAX_DIM=side)
+        if side < STANDARD_ANCHORS_FROM_PX:
             # The largest anchors are as large as the image, each level's are half the next's.
-            fields["RPN_ANCHOR_SCALES"] = tuple(args.image_size // 2**i for i in (4, 3, 2, 1, 0))
+            fields["RPN_ANCHOR_SCALES"] = tuple(side // 2**i for i in (4, 3, 2, 1, 0))
     return {**fields, **dict(args.config)}
 
 

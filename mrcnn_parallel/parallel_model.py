@@ -4,17 +4,18 @@ This file stands alone: it imports nothing from its package, so it can be copied
 It uses the Keras of the model it is given, on TensorFlow or on JAX, and imports neither before.
 
     parallel = ParallelModel(keras_model, gpu_count=2)
-    parallel.compile(...); parallel.fit(...)          # then save, or go on with keras_model
+    parallel.compile(...)
+    parallel.fit(...)
 
-How it works. The wrapper is a functional model: the inner model's inputs -> one layer (`Replicate`)
--> one identity layer for each output, with the output's name. `Replicate` reads every variable of
-the inner model once and runs a pure function, (values, rows) -> (outputs, updates), on each device:
+How it works. The wrapper is a functional model: the inner model's inputs -> one layer, `Replicate`
+-> an identity layer for each output, with the output's name. `Replicate` reads every variable of
+the inner model once, runs a pure function (values, rows) -> (outputs, updates) on each device,
+averages outputs of shape (), concatenates the others on axis 0, and assigns the averaged updates.
 
-    TensorFlow  under `tf.device`, forward and backward; slices are cut in host memory
-    JAX         in `jax.shard_map` over a 1-D mesh; gradients meet in one all-reduce a weight
-
-Then outputs of shape () are averaged and all others are concatenated on axis 0, updates of
-non-trainable variables (moving statistics) are averaged, and the variables assigned once.
+    TensorFlow  a replica is ops under `tf.device`, forward and backward, fed with its slice of
+                the batch, which is cut in host memory
+    JAX         the replicas are one `jax.shard_map` over a 1-D mesh; in a compiled step all
+                gradients meet in a single all-reduce
 """
 
 import functools
@@ -30,48 +31,59 @@ import numpy as np
 log = logging.getLogger(__name__)
 
 _SUPPORTED = "ParallelModel wraps a functional keras.Model, or a Sequential one that has been built"
-# Replica i adds i times this to the seed of every random generator: replica 0 draws what the model
-# alone draws. The odd number nearest to 2**32 / golden ratio: multiples stay far apart modulo 2**32
+# Replica i adds i times this to the seed of every random generator, so that replica 0 draws what
+# the model alone draws. 2**32 / golden ratio: its multiples stay far apart modulo 2**32.
 _SEED_STEP = 0x9E3779B9
+
+
+def _of_inner_model(name):
+    """A method of the wrapper that is the inner model's."""
+
+    def method(self, *args, **kwargs):
+        return getattr(self.inner_model, name)(*args, **kwargs)
+
+    method.__name__, method.__doc__ = name, f"`inner_model.{name}`."
+    return method
 
 
 class ParallelModel:
     """`keras_model` on `gpu_count` devices; itself a functional model of the same Keras.
 
-    Replica i gets rows `i * (B // n)` to `(i + 1) * (B // n)` of each input, B rows, n replicas.
+    Replica i gets rows `i * (B // n)` to `(i + 1) * (B // n)` of each input (B rows, n replicas).
     An output of shape () is the plain mean of the replicas' values, whatever rows each had; every
     other output is concatenated on axis 0, in order. Names, order and nesting of the outputs are
-    the inner model's; a repeated name gets `_1`, `_2`.
+    the inner model's; a repeated name gets `_1`, `_2`. `get_layer` finds layers of both models.
 
-    Rows. On TensorFlow the last replica takes the remainder. On JAX replicas have equal rows.
+    Rows. On TensorFlow the last replica takes the remainder; on JAX replicas have equal rows.
     `predict`, `evaluate` and calls with `training` not True take any number of rows: where it does
     not fit, rows are repeated to fill up and their outputs dropped (a mean of shape () includes
-    them). Training on rows that do not fit is a ValueError: fewer than gpu_count, or on JAX not
-    divisible by it. The last batch that `fit` cuts from arrays counts too: 250 rows in batches of
-    32 end with 26, which 4 JAX replicas refuse. That is checked before the first step.
+    them). Training with fewer rows than gpu_count, or on JAX with rows that gpu_count does not
+    divide, is a ValueError. That holds for the last batch which `fit` cuts from arrays, too: 250
+    rows in batches of 32 end with 26, which 4 replicas on JAX refuse, before the first step.
 
-    State. The variables are the inner model's own. Averages over replicas: moving statistics and
-    other floating-point state that a call updates. Each replica draws different random numbers,
-    all from the seeds that the inner model stores: give layers a `keras.random.SeedGenerator`.
+    State. The variables are the inner model's own. Moving statistics and other floating-point state
+    that a call updates is averaged over the replicas. Each replica draws other random numbers, all
+    from the seeds that the model stores: layers own a `keras.random.SeedGenerator`, as Keras' do.
+    Losses that layers add (`add_loss`) are averaged.
 
     Saving. `save`, `save_weights`, `load_weights`, `export` and `to_json` are the inner model's, so
     a file from 8 devices opens on 1 and back. `compile` also compiles the inner model, with the
     same optimizer object, so a `.keras` file has the optimizer's state. To go on training:
 
         parallel = ParallelModel(keras.models.load_model("run.keras"), gpu_count=4)
-        parallel.fit(...)           # compiled already: a compiled model hands over its optimizer
+        parallel.fit(...)           # a compiled model hands over its optimizer, loss and metrics
 
-    Losses that layers add (`add_loss`) are averaged over replicas. `predict` gives an output of
-    shape () as one value a batch, shape (batches,); `predict_on_batch` as it is.
+    `predict` gives an output of shape () as one value a batch, shape (batches,).
 
-    A training loop of one's own, or a model that calls this one, on JAX: pass host batches through
-    `shard_batch`, and the variables' values through `replicate` before the jitted step.
+    On JAX a loop of one's own, or the `fit` of a model that calls this one, should pass batches
+    through `shard_batch` and variables' values through `replicate` before each compiled step.
 
     Args:
-        keras_model: functional Model or built Sequential, inputs (B, ...), dicts and lists allowed.
+        keras_model: functional Model or built Sequential; inputs (B, ...), dicts and lists allowed.
         gpu_count: number of replicas, >= 1. On a machine without GPUs, CPU devices count.
-        jit_replicas: TensorFlow only: compile each replica with XLA. None: on GPUs yes, else no.
-            (JAX compiles the whole step.)
+        jit_replicas: TensorFlow only: compile each replica with XLA. None: on GPUs, if all layers
+            support it. TensorFlow can't compile loops that gradients go through. (On JAX, Keras
+            compiles the whole step.)
 
     Attributes:
         inner_model: keras_model.
@@ -79,76 +91,43 @@ class ParallelModel:
         devices: names of the devices, a tuple, replica 0 first.
 
     Raises:
-        ValueError: not such a model; or fewer devices than gpu_count.
+        ValueError: keras_model is of another kind, or there are fewer devices than gpu_count.
     """
 
     def __new__(cls, keras_model, *args, **kwargs):
-        concrete = _concrete_class(cls, _family_of(keras_model))
-        return super().__new__(concrete)
+        return super().__new__(_concrete_class(cls, _family_of(keras_model)))
 
     def __init__(self, keras_model, gpu_count, jit_replicas=None):
         started = time.perf_counter()
-        family = _family_of(keras_model)
         if isinstance(gpu_count, bool) or not isinstance(gpu_count, (int, np.integer)):
             raise ValueError(f"gpu_count must be a whole number, not {gpu_count!r}.")
-        engine = family.engine(int(gpu_count), jit_replicas)
+        family = _family_of(keras_model)
+        family.check(keras_model)
+        engine = family.engine(keras_model, int(gpu_count), jit_replicas)
         inputs, outputs, layer = family.graph(keras_model, engine)
         super().__init__(inputs=inputs, outputs=outputs, name=f"parallel_{keras_model.name}")
-        self.dtype_policy = keras_model.dtype_policy  # decides about loss scaling in `compile`
+        self.dtype_policy = keras_model.dtype_policy  # `compile` scales losses by it
         self._engine = engine
-        self._replicate_layer = layer
+        self._replicate = layer
         self.gpu_count = engine.count
         self.devices = tuple(engine.names)
         if getattr(keras_model, "compiled", False) and keras_model.optimizer is not None:
-            settings = dict(keras_model._compile_config.config)
-            self.compile(**{**settings, "optimizer": keras_model.optimizer})
-        log.info(
-            "%s runs as %d replica(s) on %s; prepared in %.2f s",
-            *(keras_model.name, self.gpu_count, ", ".join(self.devices)),
-            time.perf_counter() - started,
-        )
+            settings = {**keras_model._compile_config.config, "optimizer": keras_model.optimizer}
+            self.compile(**settings, auto_scale_loss=False)
+        seconds = time.perf_counter() - started
+        where = f"{self.gpu_count} replica(s) on {', '.join(self.devices)}"
+        log.info("%s: %s, prepared in %.2f s", keras_model.name, where, seconds)
 
     @property
     def inner_model(self):
         """The model that was wrapped; it owns the layers and the variables."""
-        return self._replicate_layer.model
+        return self._replicate.model
 
-    def get_layer(self, name=None, index=None):
-        """A layer of the wrapper (an output by its name), else the inner model's of that name."""
-        if name is not None and all(layer.name != name for layer in self.layers):
-            return self.inner_model.get_layer(name=name)
-        return super().get_layer(name=name, index=index)
-
-    def compile(self, *args, **kwargs):
-        """As `keras.Model.compile`; the inner model is compiled alike and shares the optimizer."""
-        super().compile(*args, **kwargs)
-        settings = dict(self._compile_config.config)
-        self.inner_model.compile(**{**settings, "optimizer": self.optimizer})
-
-    def summary(self, *args, **kwargs):
-        """Prints the wrapper and then the inner model."""
-        super().summary(*args, **kwargs)
-        self.inner_model.summary(*args, **kwargs)
-
-    def save(self, *args, **kwargs):
-        """Saves the inner model, with the state of the optimizer that both share."""
-        return self.inner_model.save(*args, **kwargs)
-
-    def save_weights(self, *args, **kwargs):
-        """Saves the inner model's weights."""
-        return self.inner_model.save_weights(*args, **kwargs)
-
-    def load_weights(self, *args, **kwargs):
-        """Loads weights into the inner model, whose variables are this model's."""
-        return self.inner_model.load_weights(*args, **kwargs)
-
-    def export(self, *args, **kwargs):
-        """Exports the inner model."""
-        return self.inner_model.export(*args, **kwargs)
-
-    def to_json(self, **kwargs):
-        """The inner model's architecture."""
-        return self.inner_model.to_json(**kwargs)
+    save = _of_inner_model("save")
+    save_weights = _of_inner_model("save_weights")
+    load_weights = _of_inner_model("load_weights")
+    export = _of_inner_model("export")
+    to_json = _of_inner_model("to_json")
 
     def get_config(self):
         """Raises NotImplementedError: what can be stored is the inner model."""
@@ -157,17 +136,34 @@ class ParallelModel:
             "devices: use its save() and to_json(), or its inner_model."
         )
 
-    def shard_batch(self, batch):
-        """Moves a nest of host arrays to where the replicas take their rows from.
+    def get_layer(self, name=None, index=None):
+        """A layer of the wrapper, such as an output, or else the inner model's of that name."""
+        if name is not None and all(layer.name != name for layer in self.layers):
+            return self.inner_model.get_layer(name=name)
+        return super().get_layer(name=name, index=index)
 
-        JAX: each device receives its rows only; when the mesh spans hosts, `batch` holds this
-        host's rows. Rows that can't be shared equally, and arrays in place already, are returned as
-        they are. TensorFlow: tensors in host memory, from which each replica's slice is moved.
+    def summary(self, *args, **kwargs):
+        """Prints the wrapper and then the inner model."""
+        super().summary(*args, **kwargs)
+        self.inner_model.summary(*args, **kwargs)
+
+    def compile(self, *args, **kwargs):
+        """As `keras.Model.compile`; the inner model is compiled alike and shares the optimizer."""
+        super().compile(*args, **kwargs)
+        settings = {**self._compile_config.config, "optimizer": self.optimizer}
+        super().compile.__func__(self.inner_model, **settings, auto_scale_loss=False)
+
+    def shard_batch(self, batch):
+        """Puts a nest of host arrays where the replicas take their rows from.
+
+        JAX: each device receives its own rows only; where the mesh spans hosts, `batch` is this
+        host's rows. Arrays in place already, and rows that can't be shared equally, are returned as
+        they are. TensorFlow: tensors in host memory, from which only slices move to the devices.
         """
         return self._engine.shard_batch(batch)
 
     def replicate(self, values):
-        """A nest of variables' values, on every replica's device (JAX; TensorFlow: as they are)."""
+        """A nest of variables' values, on every replica's device (TensorFlow: as they are)."""
         return self._engine.replicate(values)
 
     def train_on_batch(self, x, y=None, sample_weight=None, **kwargs):
@@ -181,25 +177,23 @@ class ParallelModel:
     def predict_on_batch(self, x):
         """As `keras.Model.predict_on_batch`; outputs of shape () keep it."""
         outputs = super().predict_on_batch(self.shard_batch(x))
-        return self._scalars(lambda value: np.reshape(value, ()), outputs)
+        return self._map_scalars(lambda value: np.reshape(value, ()), outputs)
 
-    def _scalars(self, function, outputs):
-        """`outputs` with `function` on those whose shape in the model is ()."""
-        tree = self._replicate_layer.tree
+    def _map_scalars(self, function, outputs):
+        """`outputs`, with `function` applied to those whose shape in the model is ()."""
+        tree = self._replicate.tree
         flat = zip(tree.flatten(outputs), self.outputs, strict=True)
         flat = [x if output.shape else function(x) for x, output in flat]
         return tree.pack_sequence_as(outputs, flat)
 
-    def _fit_arguments(self, fit, args, kwargs, equal):
-        """The arguments of a call of `fit` by name; ValueError where arrays make unfit batches."""
-        call = dict(inspect.signature(fit).bind(*args, **kwargs).arguments)
-        arrays = self._replicate_layer.tree.flatten(call.get("x"))
+    def _check_batches(self, call, equal):
+        """ValueError where `fit` with the arguments `call` would cut unfit batches from arrays."""
+        arrays = self._replicate.tree.flatten(call.get("x"))
         if call.get("steps_per_epoch") is None and all(getattr(x, "shape", ()) for x in arrays):
             rows = int(arrays[0].shape[0] * (1.0 - (call.get("validation_split") or 0.0)))
             size = min(rows, call.get("batch_size") or 32)
             for batch in (size, rows % size or size):
                 _check_training_rows(batch, self.gpu_count, equal)
-        return call
 
 
 def MultiGpuModel(template_model, num_gpus, **options):
@@ -212,10 +206,9 @@ def _check_devices(count, names):
     if count < 1:
         raise ValueError(f"gpu_count must be at least 1, not {count}.")
     if count > len(names):
-        kind = re.search("[a-zA-Z]{3}", names[0]).group() if names else "no"
         raise ValueError(
-            f"gpu_count={count} needs {count} devices ({kind} 0 to {count - 1}), but there are "
-            f"{len(names)}: {', '.join(names)}. Try reducing gpu_count."
+            f"gpu_count={count} needs {count} devices like {names[0]}, but there are {len(names)}: "
+            f"{', '.join(names)}. Try reducing gpu_count."
         )
 
 
@@ -231,14 +224,6 @@ def _check_training_rows(rows, count, equal):
         )
 
 
-def _common_rows(tensors):
-    """The number of rows of all `tensors`; None where the graph doesn't know it."""
-    known = {x.shape[0] for x in tensors if x.shape[0] is not None}
-    if len(known) > 1:
-        raise ValueError(f"All inputs must have as many rows; these have {sorted(known)}.")
-    return known.pop() if known else None
-
-
 def _too_few_rows(rows, count):
     return (
         f"A training batch of {rows} rows is smaller than gpu_count={count}: every replica needs "
@@ -246,7 +231,22 @@ def _too_few_rows(rows, count):
     )
 
 
-# === Keras families: which Keras a model is made of, and the layers that this needs ===
+def _common_rows(tensors):
+    """The number of rows of all `tensors`; None where a graph doesn't know it yet."""
+    known = {x.shape[0] for x in tensors if x.shape[0] is not None}
+    if len(known) > 1:
+        raise ValueError(f"All inputs must have as many rows; these have {sorted(known)}.")
+    return known.pop() if known else None
+
+
+def _arguments(function, args, kwargs):
+    """The arguments of a call, by name."""
+    call = dict(inspect.signature(function).bind(*args, **kwargs).arguments)
+    call.update(call.pop("kwargs", {}))
+    return call
+
+
+# === Keras families: which Keras a model is made of, and the model and layer classes it needs ===
 
 
 def _family_of(model):
@@ -259,7 +259,7 @@ def _family_of(model):
 
 @functools.cache
 def _concrete_class(cls, family):
-    """`cls` (ParallelModel or a subclass) joined to the model class of that Keras."""
+    """`cls`, ParallelModel or a subclass, joined to the functional model class of that Keras."""
     base = family.model_class()
     if issubclass(cls, base):
         return cls
@@ -271,7 +271,6 @@ class _Keras3:
 
     @staticmethod
     def model_class():
-        """Keras' functional model class."""
         import keras
 
         tensor = keras.Input((1,))
@@ -279,48 +278,26 @@ class _Keras3:
 
     @staticmethod
     def training():
-        """What must differ in Keras' training functions, by backend."""
-        return _JaxTraining if _Keras3.backend() == "jax" else _TensorFlowTraining
+        import keras
+
+        return _JaxTraining if keras.backend.backend() == "jax" else _TensorFlowTraining
 
     @staticmethod
-    def engine(count, jit):
-        if _Keras3.backend() == "jax":
-            return _Jax(count)
-        return _TensorFlow(count, jit)
-
-    @staticmethod
-    def backend():
+    def engine(model, count, jit):
         import keras
 
         name = keras.backend.backend()
-        if name not in ("tensorflow", "jax"):
+        if name == "jax":
+            return _Jax(count)
+        if name != "tensorflow":
             raise ValueError(f"ParallelModel runs on TensorFlow and JAX, not on {name}.")
-        return name
+        return _TensorFlow(count, jit, all(layer.supports_jit for layer in model._flatten_layers()))
 
     @staticmethod
-    def graph(model, engine):
-        """(inputs, outputs, Replicate layer) of a wrapper around `model`."""
+    def check(model):
+        """Raises ValueError where `model` is of a kind that can't be wrapped."""
         import keras
 
-        _Keras3.check(model, keras)
-        sequential = isinstance(model, keras.Sequential)
-        structure = model.inputs[0] if sequential else model.input
-        outputs = model.outputs[0] if sequential else model.output
-        output_names = [model.layers[-1].name] if sequential else model.output_names
-        inputs = keras.tree.map_structure(lambda tensor: _outer_input(keras, tensor), structure)
-        names = [tensor.name for tensor in keras.tree.flatten(inputs)]
-        layer = _replicate_class(keras)(model, engine, name=_unique("replicate", names))
-        names.append(layer.name)
-        flat = [
-            # not autocast: boxes and class ids must leave as they are under any dtype policy
-            keras.layers.Identity(name=_unique(name, names), dtype="float32", autocast=False)(value)
-            for name, value in zip(output_names, layer(inputs), strict=True)
-        ]
-        return inputs, keras.tree.pack_sequence_as(outputs, flat), layer
-
-    @staticmethod
-    def check(model, keras):
-        """Raises ValueError where `model` is of a kind that can't be wrapped."""
         if isinstance(model, ParallelModel):
             raise ValueError(f"{model.name} is a ParallelModel already: wrap its inner_model.")
         functional = isinstance(model, (_Keras3.model_class(), keras.Sequential))
@@ -329,31 +306,48 @@ class _Keras3:
         if any(tensor.sparse for tensor in model.inputs):
             raise ValueError(f"{model.name} has a sparse input; ParallelModel slices dense ones.")
 
+    @staticmethod
+    def graph(model, engine):
+        """(inputs, outputs, Replicate layer) of a wrapper around `model`."""
+        import keras
+
+        sequential = isinstance(model, keras.Sequential)
+        inner_inputs = model.inputs[0] if sequential else model.input
+        inner_outputs = model.outputs[0] if sequential else model.output
+        output_names = [model.layers[-1].name] if sequential else model.output_names
+
+        def outer(tensor):  # a batch size that is fixed in the model is that of a replica
+            if tensor.shape[0] is None:
+                return tensor
+            return keras.Input(shape=tensor.shape[1:], dtype=tensor.dtype, name=tensor.name)
+
+        inputs = keras.tree.map_structure(outer, inner_inputs)
+        taken = {tensor.name for tensor in keras.tree.flatten(inputs)}
+        layer = _keras3_replicate()(model, engine, name=_unique("replicate", taken))
+        outputs = [
+            # not autocast: boxes and class ids must leave as they are under any dtype policy
+            keras.layers.Identity(name=_unique(name, taken), dtype="float32", autocast=False)(value)
+            for name, value in zip(output_names, layer(inputs), strict=True)
+        ]
+        return inputs, keras.tree.pack_sequence_as(inner_outputs, outputs), layer
+
 
 def _unique(name, taken):
-    """`name`, or `name_1`, `name_2`...: the first that `taken` lacks, which gets it."""
-    number, result = 0, name
-    while result in taken:
-        number += 1
-        result = f"{name}_{number}"
-    taken.append(result)
+    """`name`, or the first of `name_1`, `name_2`... that is not in the set `taken`; added to it."""
+    names = itertools.chain([name], (f"{name}_{k}" for k in itertools.count(1)))
+    result = next(candidate for candidate in names if candidate not in taken)
+    taken.add(result)
     return result
 
 
-def _outer_input(keras, tensor):
-    """The wrapper's input for an inner one: the same, or without its batch size, a replica's."""
-    if tensor.shape[0] is None:
-        return tensor
-    return keras.Input(shape=tensor.shape[1:], dtype=tensor.dtype, name=tensor.name)
-
-
 @functools.cache
-def _replicate_class(keras):
-    """The Replicate layer, for Keras 3."""
+def _keras3_replicate():
+    """The Replicate layer's class."""
+    import keras
     from keras.src.backend import get_keras_mask, set_keras_mask
 
     class Recorder(keras.StatelessScope):
-        """A stateless scope that knows which variables were assigned in it."""
+        """A stateless scope that remembers which variables were assigned in it."""
 
         def __init__(self, state):
             super().__init__(state, collect_losses=True)
@@ -372,7 +366,6 @@ def _replicate_class(keras):
             super().__init__(name=name, dtype="float32", autocast=False)
             self.model = model
             self.engine = engine
-            self.scalar = [len(output.shape) == 0 for output in model.outputs]
             self.supports_jit = engine.supports_jit
 
         @property
@@ -399,37 +392,37 @@ def _replicate_class(keras):
                 functools.partial(self.run_replica, variables, bool(training)),
                 [variable.value for variable in variables],
                 inputs,
-                [variable.trainable for variable in variables],
-                bool(training),
-                self.scalar,
+                differentiable=[variable.trainable for variable in variables],
+                training=bool(training),
+                scalar=[len(output.shape) == 0 for output in self.model.outputs],
             )
-            for position, value in updates.items():
-                variables[position].assign(value)
-            for position, mask in masks.items():
-                set_keras_mask(outputs[position], mask)
-            self.model._clear_losses()  # the replicas' own: their mean takes their place
+            for k, value in updates.items():
+                variables[k].assign(value)
+            for k, mask in masks.items():
+                set_keras_mask(outputs[k], mask)
+            self.model._clear_losses()  # the replicas' own; their mean takes their place
             for loss in losses:
                 self.add_loss(loss)
             return outputs
 
         def run_replica(self, variables, training, values, inputs, seed_shift):
-            """One replica: (outputs, masks, losses, updates); a pure function."""
+            """One replica: (outputs, masks, losses, updates), two of them dicts by position."""
+            positions = {id(variable): k for k, variable in enumerate(variables)}
             seeds = {k for k, v in enumerate(variables) if v.name == "seed_generator_state"}
             state = [seed_shift(x) if k in seeds else x for k, x in enumerate(values)]
             with Recorder(zip(variables, state, strict=True)) as scope:
                 outputs = keras.tree.flatten(self.model(inputs, training=training))
-            positions = {id(variable): k for k, variable in enumerate(variables)}
             updates = {}
             for variable in scope.assigned:
-                if id(variable) not in positions:
+                k = positions.get(id(variable))
+                if k is None:
                     raise ValueError(
                         f"A layer of {self.model.name} assigns {variable.path}, which the model "
                         "does not track, so replicas can't. Make it an attribute of its layer; "
                         "random numbers want a keras.random.SeedGenerator there."
                     )
-                k = positions[id(variable)]
                 value = scope.get_current_value(variable)
-                # what is stored is the common seed: replica 0's, whose shift is 0
+                # the seed that is stored is the one before the shift
                 updates[k] = value - (state[k] - values[k]) if k in seeds else value
             masks = {k: get_keras_mask(output) for k, output in enumerate(outputs)}
             masks = {k: mask for k, mask in masks.items() if mask is not None}
@@ -444,15 +437,15 @@ def _replicate_class(keras):
 class _TensorFlow:
     """Replicas under `tf.device`; slices cut in host memory, merged where TensorFlow likes."""
 
-    _TOO_SMALL = "ParallelModel: fewer rows in a training batch than replicas:"
+    _TOO_FEW = "ParallelModel: fewer rows in a training batch than replicas:"
 
-    def __init__(self, count, jit):
+    def __init__(self, count, jit, may_jit):
         self.tf = importlib.import_module("tensorflow")
         gpus = self.tf.config.list_logical_devices("GPU")
         names = [d.name for d in gpus or self.tf.config.list_logical_devices("CPU")]
         _check_devices(count, names)
         self.count, self.names = count, names[:count]
-        self.jit = bool(gpus) if jit is None else jit
+        self.jit = (bool(gpus) and may_jit) if jit is None else jit
         self.supports_jit = count == 1  # compiled as a whole, all replicas land on one device
 
     def shard_batch(self, batch):
@@ -465,112 +458,32 @@ class _TensorFlow:
         return values
 
     def run(self, body, values, inputs, differentiable, training, scalar):
+        """Runs `body(values, rows, seed_shift)` on each device; its results, merged."""
         tf = self.tf
         values = [tf.convert_to_tensor(value) for value in values]  # read once, not per replica
-        rows, parts = self._slices(inputs, training)
+        parts, trim = self._slices(inputs, training)
         results = []
         for i, (device, part) in enumerate(zip(self.names, parts, strict=True)):
+            replica = functools.partial(body, seed_shift=functools.partial(self._shift, i))
             with tf.device(device), tf.name_scope(f"replica_{i}"):
-                results.append(self._run_on(device, body, values, part, differentiable, i))
+                if not tf.executing_eagerly():
+                    replica = self._pinned(replica, device, differentiable)
+                results.append(replica(values, part))
+
+        def merge(replicas, is_scalar=False):
+            return self._mean(replicas) if is_scalar else trim(tf.concat(replicas, axis=0))
+
+        outputs, masks, losses, updates = zip(*results, strict=True)
         with tf.device(None), tf.name_scope("merge"):
-            outputs, masks, losses, updates = zip(*results, strict=True)
-            outputs = [
-                self._mean(replicas) if is_scalar else self._concat(replicas, rows, training)
-                for is_scalar, *replicas in zip(scalar, *outputs, strict=True)
-            ]
-            masks = {k: self._concat([m[k] for m in masks], rows, training) for k in masks[0]}
-            losses = [self._mean(replicas) for replicas in zip(*losses, strict=True)]
-            updates = {k: self._mean([u[k] for u in updates]) for k in updates[0]}
-        return outputs, masks, losses, updates
+            return (
+                [merge(x, s) for *x, s in zip(*outputs, scalar, strict=True)],
+                {k: merge([m[k] for m in masks]) for k in masks[0]},
+                [self._mean(x) for x in zip(*losses, strict=True)],
+                {k: self._mean([u[k] for u in updates]) for k in updates[0]},
+            )
 
-    def _slices(self, inputs, training):
-        """(rows, one nest of inputs for each replica), cut on the host so that only slices move."""
-        tf, count = self.tf, self.count
-        tensors = [x for x in tf.nest.flatten(inputs) if x is not None]
-        rows = _common_rows(tensors)
-        with tf.device("/cpu:0"), tf.name_scope("slice"):
-            if rows is None:
-                rows = tf.shape(tensors[0])[0]
-                if training:
-                    enough = tf.debugging.Assert(rows >= count, [self._TOO_SMALL, rows, count])
-                    with tf.control_dependencies([enough]):
-                        rows = tf.identity(rows)
-                total = rows if training else tf.maximum(rows, count)
-            else:
-                if training:
-                    _check_training_rows(rows, count, equal=False)
-                total = max(rows, count)
-            starts = [i * (total // count) for i in range(count)] + [total]
-
-            def cut(x, start, stop):
-                if x is None:
-                    return None
-                if total is rows:
-                    return x[start:stop]
-                return tf.gather(x, tf.range(start, stop) % rows)  # too few rows are repeated
-
-            return rows, [
-                tf.nest.map_structure(functools.partial(cut, start=start, stop=stop), inputs)
-                for start, stop in itertools.pairwise(starts)
-            ]
-
-    def _run_on(self, device, body, values, inputs, differentiable, index):
-        """One replica, pinned to `device` forward and backward.
-
-        The ops of a tape's backward pass have no device of their own: left alone, TensorFlow runs
-        those of all replicas on the first GPU. A custom gradient makes them under `tf.device`.
-        """
-        tf = self.tf
-        shift = [index * _SEED_STEP, 0]
-
-        def replica(values, inputs):
-            return body(values, inputs, lambda seed: seed + tf.constant(shift, seed.dtype))
-
-        if tf.executing_eagerly():
-            return replica(values, inputs)
-        tensors = [x for x in tf.nest.flatten(inputs) if x is not None]
-        wanted = [*differentiable, *(_is_on_a_tape(x) for x in tensors)]
-
-        def unpacked(*flat):
-            # XLA compiles the gradients of all arguments: without this, also of frozen weights
-            flat = [
-                x if want else tf.stop_gradient(x) for x, want in zip(flat, wanted, strict=True)
-            ]
-            rest = iter(flat[len(values) :])
-            rows = tf.nest.map_structure(lambda x: x if x is None else next(rest), inputs)
-            return replica(flat[: len(values)], rows)
-
-        if self.jit:
-            unpacked = tf.function(unpacked, jit_compile=True, autograph=False)
-        nested = []
-
-        @tf.custom_gradient
-        def run(*flat):
-            watched = [x for x, want in zip(flat, wanted, strict=True) if want]
-            with tf.GradientTape(persistent=True) as tape:
-                tape.watch(watched)
-                nested.append(unpacked(*flat))
-            outputs = tf.nest.flatten(nested[-1])
-
-            def backward(*gradients):
-                used = [
-                    (output, gradient)
-                    for output, gradient in zip(outputs, gradients, strict=True)
-                    if output.dtype.is_floating and gradient.op.type != "ZerosLike"
-                ]
-                found = [None] * len(watched)
-                if used:
-                    targets, upstream = zip(*used, strict=True)
-                    with tf.device(device):
-                        found = tape.gradient(list(targets), watched, list(upstream))
-                found = iter(found)
-                found = [next(found) if want else None for want in wanted]
-                return [x if x is None else tf.convert_to_tensor(x) for x in found]
-
-            return outputs, backward
-
-        outputs = run(*values, *tensors)
-        return tf.nest.pack_sequence_as(nested[-1], outputs)
+    def _shift(self, replica, seed):
+        return seed + self.tf.constant([replica * _SEED_STEP, 0], seed.dtype)
 
     def _mean(self, replicas):
         """The mean of one value a replica; of integers, such as counters, the first one's."""
@@ -578,23 +491,95 @@ class _TensorFlow:
             return replicas[0]
         return self.tf.add_n(replicas) / len(replicas)
 
-    def _concat(self, replicas, rows, training):
-        merged = self.tf.concat(replicas, axis=0)
-        if training or (isinstance(rows, int) and rows >= self.count):
-            return merged
-        total = self.tf.maximum(rows, self.count)
-        return merged[: self.tf.shape(merged)[0] * rows // total]
+    def _slices(self, inputs, training):
+        """A nest of inputs for each replica, and what to do to the rows of merged outputs."""
+        tf, count = self.tf, self.count
+        tensors = [x for x in tf.nest.flatten(inputs) if x is not None]
+        rows = _common_rows(tensors)
+        if training and rows is not None:
+            _check_training_rows(rows, count, equal=False)
+        fits = training or (rows is not None and rows >= count)
+        with tf.device("/cpu:0"), tf.name_scope("slice"):
+            if rows is None:
+                rows = tf.shape(tensors[0])[0]
+            if training and tf.is_tensor(rows):
+                enough = tf.debugging.Assert(rows >= count, [self._TOO_FEW, rows, count])
+                with tf.control_dependencies([enough]):
+                    rows = tf.identity(rows)
+            total = rows if fits else tf.maximum(rows, count)
+            starts = [i * (total // count) for i in range(count)] + [total]
+
+            def cut(x, start, stop):
+                if x is None or fits:
+                    return x if x is None else x[start:stop]
+                return tf.gather(x, tf.range(start, stop) % rows)  # too few rows are repeated
+
+            parts = [
+                tf.nest.map_structure(functools.partial(cut, start=start, stop=stop), inputs)
+                for start, stop in itertools.pairwise(starts)
+            ]
+        return parts, lambda x: x if fits else x[: tf.shape(x)[0] // total * rows]
+
+    def _pinned(self, replica, device, differentiable):
+        """`replica(values, inputs)` in a graph, with its gradient on `device` too.
+
+        The ops of a tape's backward pass have no device of their own: left alone, TensorFlow runs
+        those of all replicas on the first GPU. A custom gradient makes them under `tf.device`.
+        """
+        tf = self.tf
+
+        def run(values, inputs):
+            tensors = [x for x in tf.nest.flatten(inputs) if x is not None]
+            wanted = [*differentiable, *map(_is_on_a_tape, tensors)]
+
+            def forward(*flat):
+                # XLA compiles the gradients of all arguments: without this, of frozen weights too
+                flat = [x if w else tf.stop_gradient(x) for x, w in zip(flat, wanted, strict=True)]
+                rest = iter(flat[len(values) :])
+                part = tf.nest.map_structure(lambda x: x if x is None else next(rest), inputs)
+                return replica(flat[: len(values)], part)
+
+            if self.jit:
+                forward = tf.function(forward, jit_compile=True, autograph=False)
+            nest = []
+
+            @tf.custom_gradient
+            def flat_run(*flat):
+                sources = [x for x, w in zip(flat, wanted, strict=True) if w]
+                with tf.GradientTape(persistent=True) as tape:
+                    tape.watch(sources)
+                    nest.append(forward(*flat))
+                outputs = tf.nest.flatten(nest[-1])
+
+                def backward(*gradients):
+                    used = [
+                        (output, gradient)
+                        for output, gradient in zip(outputs, gradients, strict=True)
+                        if output.dtype.is_floating and gradient.op.type != "ZerosLike"
+                    ]
+                    found = [None] * len(sources)
+                    if used:
+                        targets, upstream = map(list, zip(*used, strict=True))
+                        with tf.device(device):
+                            found = tape.gradient(targets, sources, upstream)
+                    found = (x if x is None else tf.convert_to_tensor(x) for x in found)
+                    return [next(found) if w else None for w in wanted]
+
+                return outputs, backward
+
+            outputs = flat_run(*values, *tensors)
+            return tf.nest.pack_sequence_as(nest[-1], outputs)
+
+        return run
 
     def translated(self, error):
-        """The ValueError for an error raised by the assertion in `_slices`; else None."""
-        found = re.search(re.escape(self._TOO_SMALL) + r"\D*(\d+)", str(error))
-        if found is None:
-            return None
-        return ValueError(_too_few_rows(int(found.group(1)), self.count))
+        """The ValueError for an error raised by the assertion in `_slices`; else the error."""
+        found = re.search(re.escape(self._TOO_FEW) + r"\D*(\d+)", str(error))
+        return ValueError(_too_few_rows(int(found.group(1)), self.count)) if found else error
 
 
 def _is_on_a_tape(tensor):
-    """Whether a gradient with respect to this input can be asked for; True where unknown."""
+    """Whether a gradient with respect to an input can be asked for; True where unknown."""
     if not tensor.dtype.is_floating:
         return False
     try:
@@ -608,24 +593,22 @@ class _TensorFlowTraining:
     """What differs in Keras' training functions on TensorFlow."""
 
     def fit(self, *args, **kwargs):
-        self._fit_arguments(super().fit, args, kwargs, equal=False)
+        self._check_batches(_arguments(super().fit, args, kwargs), equal=False)
         try:
             return super().fit(*args, **kwargs)
         except self._engine.tf.errors.InvalidArgumentError as error:
-            translated = self._engine.translated(error)
-            if translated is None:
-                raise
-            raise translated from None
+            raise self._engine.translated(error) from None
 
     def predict_step(self, data):
-        return self._scalars(lambda x: self._engine.tf.reshape(x, (1,)), super().predict_step(data))
+        reshape = functools.partial(self._engine.tf.reshape, shape=(1,))
+        return self._map_scalars(reshape, super().predict_step(data))
 
 
 # === JAX ===
 
 
 class _Jax:
-    """Replicas in `jax.shard_map` over a 1-D mesh named "replica"."""
+    """Replicas in `jax.shard_map` over a 1-D mesh with the axis "replica"."""
 
     supports_jit = True
 
@@ -636,35 +619,33 @@ class _Jax:
         self.count, self.names = count, [str(device) for device in devices[:count]]
         self.mesh = jax.sharding.Mesh(np.array(devices[:count]), ("replica",))
         self.whole = jax.sharding.PartitionSpec()
-        self.split = jax.sharding.PartitionSpec("replica")
+        self.rows = jax.sharding.PartitionSpec("replica")
         self.on_all = jax.sharding.NamedSharding(self.mesh, self.whole)
-        self.by_rows = jax.sharding.NamedSharding(self.mesh, self.split)
+        self.by_rows = jax.sharding.NamedSharding(self.mesh, self.rows)
         self.local_count = sum(d.process_index == jax.process_index() for d in devices[:count])
 
     def shard_batch(self, batch):
         jax = self.jax
-        arrays = [x if isinstance(x, jax.Array) else np.asarray(x) for x in jax.tree.leaves(batch)]
-        if self.count == 1 or any(x.ndim == 0 or x.shape[0] % self.local_count for x in arrays):
-            return batch
 
         def place(x):
-            if not isinstance(x, jax.Array):
-                return jax.make_array_from_process_local_data(self.by_rows, np.asarray(x))
-            if x.sharding.is_equivalent_to(self.by_rows, x.ndim):
-                return x
-            return jax.device_put(x, self.by_rows)
+            if isinstance(x, jax.Array):
+                return x if x.sharding == self.by_rows else jax.device_put(x, self.by_rows)
+            return jax.make_array_from_process_local_data(self.by_rows, np.asarray(x))
 
+        shapes = [np.shape(x) for x in jax.tree.leaves(batch)]
+        if self.count == 1 or any(not shape or shape[0] % self.local_count for shape in shapes):
+            return batch
         return jax.tree.map(place, batch)
 
     def replicate(self, values):
         def place(x):
-            if isinstance(x, self.jax.Array) and x.sharding.is_equivalent_to(self.on_all, x.ndim):
-                return x
-            return self.jax.device_put(x, self.on_all)
+            there = getattr(x, "sharding", None) == self.on_all
+            return x if there else self.jax.device_put(x, self.on_all)
 
         return values if self.count == 1 else self.jax.tree.map(place, values)
 
     def run(self, body, values, inputs, differentiable, training, scalar):
+        """Runs `body(values, rows, seed_shift)` on each device; its results, merged."""
         jax, jnp = self.jax, self.jax.numpy
         rows = _common_rows(jax.tree.leaves(inputs))
         if training:
@@ -677,34 +658,36 @@ class _Jax:
             values, inputs = self.replicate(values), self.shard_batch(inputs)
 
         def replica(values, inputs):
-            index = jax.lax.axis_index("replica")
-            shift = jnp.array([_SEED_STEP, 0], "uint32") * index.astype("uint32")
-            outputs, masks, losses, updates = body(values, inputs, lambda seed: seed + shift)
-            # () becomes (1,): the mean is taken outside, where it needs no rule for gradients
-            outputs = [x[None] if x.ndim == 0 else x for x in outputs]
-            losses = [x[None] for x in losses]
+            index = jax.lax.axis_index("replica").astype("uint32")
+            shift = functools.partial(jnp.add, jnp.array([_SEED_STEP, 0], "uint32") * index)
+            outputs, masks, losses, updates = body(values, inputs, seed_shift=shift)
+            # () becomes (1,), since a mean outside needs no collective in the backward pass
+            outputs, losses = ([x if x.ndim else x[None] for x in y] for y in (outputs, losses))
             return outputs, masks, losses, {k: self._merge_update(x) for k, x in updates.items()}
 
         replicas = jax.shard_map(
             replica,
             mesh=self.mesh,
-            in_specs=(self.whole, self.split),
-            out_specs=(self.split, self.split, self.split, self.whole),
+            in_specs=(self.whole, self.rows),
+            out_specs=(self.rows, self.rows, self.rows, self.whole),
             # Types of varying values would refuse ordinary models: a loop that starts from zeros,
-            # as in recurrent layers. And each weight's gradient is then summed once, at the border.
+            # as in recurrent layers. And each weight's gradient is now summed once, at the border.
             check_vma=False,
         )
         # jit: without it, a call outside of a compiled step would run operation by operation
         outputs, masks, losses, updates = jax.jit(replicas)(values, inputs)
 
-        def trim(x):
-            return x if total == rows else x[: x.shape[0] * rows // total]
+        def merge(x, is_scalar=False):
+            if is_scalar:
+                return x.mean().astype(x.dtype)
+            return x if total == rows else x[: x.shape[0] // total * rows]
 
-        outputs = [
-            x.mean().astype(x.dtype) if is_scalar else trim(x)
-            for x, is_scalar in zip(outputs, scalar, strict=True)
-        ]
-        return outputs, {k: trim(x) for k, x in masks.items()}, [x.mean() for x in losses], updates
+        return (
+            [merge(x, is_scalar) for x, is_scalar in zip(outputs, scalar, strict=True)],
+            {k: merge(x) for k, x in masks.items()},
+            [merge(x, True) for x in losses],
+            updates,
+        )
 
     def _merge_update(self, value):
         """The mean over replicas; of integers, such as seeds and counters, the first one's."""
@@ -722,33 +705,38 @@ class _JaxTraining:
     """
 
     def fit(self, *args, **kwargs):
-        call = self._fit_arguments(super().fit, args, kwargs, equal=True)
+        call = _arguments(super().fit, args, kwargs)
+        self._check_batches(call, equal=True)
         data = {name: call.pop(name, None) for name in ("x", "y", "sample_weight", "class_weight")}
+        arrays = data["x"], data["y"], data["sample_weight"]
         validation = call.get("validation_data")
         if call.get("validation_split") and validation is None:
             from keras.src.trainers.data_adapters.array_slicing import train_validation_split
 
-            arrays = data["x"], data["y"], data["sample_weight"]
             split = call.pop("validation_split")
             arrays, validation = train_validation_split(arrays, validation_split=split)
             data["x"], data["y"], data["sample_weight"] = arrays
-        batch_size, steps = call.get("batch_size"), call.get("steps_per_epoch")
+        size, steps = call.get("batch_size"), call.get("steps_per_epoch")
         shuffle = call.get("shuffle", True) and not inspect.isgenerator(data["x"])
-        call["x"] = self._sharded(batch_size, steps, shuffle=shuffle, **data)
+        call["x"] = self._sharded(size, steps, shuffle=shuffle, **data)
         if validation is not None:
-            size = call.get("validation_batch_size") or batch_size
-            parts = dict(zip(("x", "y", "sample_weight"), self._unpack(validation), strict=True))
-            call["validation_data"] = self._sharded(size, call.get("validation_steps"), **parts)
+            from keras.utils import unpack_x_y_sample_weight
+
+            data = dict(zip(data, unpack_x_y_sample_weight(validation), strict=False))
+            size, steps = call.get("validation_batch_size") or size, call.get("validation_steps")
+            call["validation_data"] = self._sharded(size, steps, **data)
         return super().fit(**call)
 
-    def evaluate(self, x=None, y=None, batch_size=None, verbose="auto", **kwargs):
-        data = {"x": x, "y": y, "sample_weight": kwargs.pop("sample_weight", None)}
-        x = self._sharded(batch_size, kwargs.get("steps"), **data)
-        return super().evaluate(x, None, batch_size, verbose, **kwargs)
+    def evaluate(self, *args, **kwargs):
+        call = _arguments(super().evaluate, args, kwargs)
+        data = {name: call.pop(name, None) for name in ("x", "y", "sample_weight")}
+        x = self._sharded(call.get("batch_size"), call.get("steps"), **data)
+        return super().evaluate(x, **call)
 
-    def predict(self, x, batch_size=None, verbose="auto", steps=None, **kwargs):
-        x = self._sharded(batch_size, steps, x=x)
-        return super().predict(x, batch_size, verbose, steps, **kwargs)
+    def predict(self, *args, **kwargs):
+        call = _arguments(super().predict, args, kwargs)
+        x = self._sharded(call.get("batch_size"), call.get("steps"), x=call.pop("x"))
+        return super().predict(x, **call)
 
     def _sharded(self, batch_size, steps, **data):
         """Keras' own adapter for this data, with `shard_batch` on what it yields."""
@@ -760,15 +748,22 @@ class _JaxTraining:
             adapter.get_jax_iterator = lambda: map(self.shard_batch, batches())
         return adapter
 
-    def _unpack(self, data):
-        import keras
-
-        return keras.utils.unpack_x_y_sample_weight(data)
-
     def make_train_function(self, force=False):
         if self.train_function is None or force:
             super().make_train_function(force)
-            self.train_function = self._placed(self.train_function)
+            step = self._placed(self.train_function)
+
+            def train(state, iterator):
+                try:
+                    return step(state, iterator)
+                except ValueError:  # about rows; Keras took the values out of the variables before
+                    variables = self.trainable_variables + self.non_trainable_variables
+                    variables += self.optimizer.variables + self.metrics_variables
+                    for variable, value in zip(variables, itertools.chain(*state), strict=True):
+                        variable.assign(value)
+                    raise
+
+            self.train_function = train
 
     def make_test_function(self, force=False):
         if self.test_function is None or force:
@@ -786,4 +781,4 @@ class _JaxTraining:
 
     def predict_step(self, state, data):
         outputs, state = super().predict_step(state, data)
-        return self._scalars(lambda x: x.reshape((1,)), outputs), state
+        return self._map_scalars(lambda x: x.reshape((1,)), outputs), state

@@ -145,21 +145,24 @@ def test_gradients(training_model):
         ours["/".join(path.split("/")[-2:])] = value
     keys = list(DATA["trainsg_grad_keys"])
     assert set(ours) == set(keys)
+    # The fork samples one mask's last row, at exactly the image's edge, as 0 where ours has the
+    # mask's value (see ops.roi_align.EDGE_TOLERANCE): 8 pixels of the targets, 0.3 % of a gradient.
+    tolerance = {key: 5e-3 if key.startswith("mrcnn_mask") else 1e-3 for key in keys}
     scale = DATA["trainsg_grad_norm"].max()
     for key, norm, total in zip(
         keys, DATA["trainsg_grad_norm"], DATA["trainsg_grad_sum"], strict=True
     ):
         np.testing.assert_allclose(
-            np.linalg.norm(ours[key]), norm, rtol=1e-3, atol=1e-8 * scale, err_msg=key
+            np.linalg.norm(ours[key]), norm, rtol=tolerance[key], atol=1e-8 * scale, err_msg=key
         )
         size = np.sqrt(ours[key].size)
         np.testing.assert_allclose(
-            ours[key].sum(), total, atol=1e-3 * norm * size + 1e-8 * scale, err_msg=key
+            ours[key].sum(), total, atol=tolerance[key] * norm * size + 1e-8 * scale, err_msg=key
         )
     for name in DATA.files:
         if name.startswith("trainsg_grad:"):
             key = name.removeprefix("trainsg_grad:")
-            limit = 1e-3 * np.abs(DATA[name]).max() + 1e-6
+            limit = tolerance[key] * np.abs(DATA[name]).max() + 1e-6
             np.testing.assert_allclose(ours[key], DATA[name], atol=limit, err_msg=key)
 
 

@@ -50,6 +50,20 @@ def test_large_images_keep_the_standard_anchors_and_config_wins():
     assert options.config_fields(args) == {"GPU_COUNT": "auto"}
 
 
+def test_small_is_a_valid_model_and_other_options_win():
+    _, args = _parse("--small")
+    config = Config(**options.config_fields(args), NUM_CLASSES=2)
+    config.validate("training")
+    assert tuple(config.IMAGE_SHAPE) == (128, 128, 3) and config.BACKBONE == "resnet18"
+    assert config.RPN_ANCHOR_SCALES == (8, 16, 32, 64, 128)
+    _, args = _parse(
+        "--small", "--backbone=resnet34", "--image-size=64", "--config=PRE_NMS_LIMIT=9"
+    )
+    config = Config(**options.config_fields(args))
+    assert (config.BACKBONE, config.IMAGE_MAX_DIM, config.PRE_NMS_LIMIT) == ("resnet34", 64, 9)
+    assert config.TOP_DOWN_PYRAMID_SIZE == 64
+
+
 @pytest.mark.parametrize(
     ("argument", "message"),
     [

@@ -15,11 +15,10 @@ from keras import ops
 from mrcnn_parallel.ops import boxes as box_ops
 
 # A corner at exactly 1.0 may round to a hair beyond the last pixel centre, by the order of the
-# float32 arithmetic, which compilers change. In features it counts as inside: 1e-3 of a cell is far
-# above rounding (2e-5 at 256 cells) and far below what an image can show. In masks it does not, so
-# that targets are Matterport's to the pixel.
+# float32 arithmetic, which compilers change: TensorFlow's op then returns 0 on that edge, or the
+# border's value, by luck. Here it always counts as inside: 1e-3 of a cell is far above rounding
+# (2e-5 at 256 cells) and far below what an image can show.
 EDGE_TOLERANCE = 1e-3
-_LEAST = -3e38  # below any position
 
 
 def roi_levels(boxes_norm, image_shape, num_levels=4, finest=2):
@@ -67,8 +66,10 @@ def pyramid_roi_align(
 
     channels = feature_maps[0].shape[-1]
     batch = ops.shape(feature_maps[0])[0]
-    flat = ops.concatenate([ops.reshape(m, (batch, -1, channels)) for m in feature_maps], axis=1)
-    cells = flat.shape[1]
+    flat = ops.concatenate(
+        [ops.reshape(m, (-1, m.shape[1] * m.shape[2], channels)) for m in feature_maps], axis=1
+    )  # (B, S, C)
+    cells = sum(m.shape[1] * m.shape[2] for m in feature_maps)  # S
     flat = ops.reshape(flat, (-1, channels))  # (B * S, C)
     start = ops.take(offsets, levels) + ops.arange(batch)[:, None] * cells  # (B, R)
 
@@ -80,7 +81,7 @@ def pyramid_roi_align(
         )  # (B, R, h, w)
         return ops.take(flat, index, axis=0)  # (B, R, h, w, C)
 
-    pooled = _bilinear(corner, ys, xs, height, width, flat.dtype, EDGE_TOLERANCE)
+    pooled = _bilinear(corner, ys, xs, height, width, flat.dtype)
     if sampling == "roi_align":
         shape = (*ops.shape(pooled)[:2], pool_shape[0], 2, pool_shape[1], 2, channels)
         pooled = ops.mean(ops.reshape(pooled, shape), axis=(3, 5))
@@ -111,7 +112,7 @@ def crop_and_resize_masks(masks, boxes, crop_shape):
         values = ops.take_along_axis(flat, ops.reshape(index, (-1, masks.shape[1], size)), axis=2)
         return ops.reshape(values, (-1, masks.shape[1], *crop_shape, 1))
 
-    return _bilinear(corner, ys, xs, height, width, "float32", 0.0)[..., 0]
+    return _bilinear(corner, ys, xs, height, width, "float32")[..., 0]
 
 
 def _level_table(feature_maps):
@@ -131,15 +132,10 @@ def _level_table(feature_maps):
 
 
 def _corner_grid(low, high, size, count):
-    """crop_and_resize positions in cells, (..., count), by TensorFlow's arithmetic to the bit.
-
-    A compiler may turn a product and a sum into one fused operation, whose last bit differs; the
-    `maximum`, which changes nothing, stands between them.
-    """
+    """crop_and_resize positions in cells, (..., count); the order of the arithmetic is TF's."""
     scale = (high - low) * (size - 1) / (count - 1)
-    start = ops.maximum(low * (size - 1), _LEAST)
-    steps = ops.maximum(ops.arange(count, dtype="float32") * scale[..., None], _LEAST)
-    return start[..., None] + steps
+    steps = ops.arange(count, dtype="float32")
+    return (low * (size - 1))[..., None] + steps * scale[..., None]
 
 
 def _bin_grid(low, high, size, image_size, count):
@@ -155,19 +151,17 @@ def _bin_grid(low, high, size, image_size, count):
     return ops.clip(grid, 0.0, size[..., None] - 1)
 
 
-def _bilinear(corner, ys, xs, height, width, dtype, tolerance):
+def _bilinear(corner, ys, xs, height, width, dtype):
     """Interpolates between the four cells around each position.
 
     Args:
         corner: function of int32 rows (B, R, h) and columns (B, R, w) -> (B, R, h, w, C).
         ys, xs: (B, R, h) and (B, R, w) float32 positions.
         height, width: (B, R) float32 sizes that bound them.
-        dtype: of the values.
-        tolerance: cells beyond the bounds that still count as inside.
     """
     last_y, last_x = height[..., None] - 1, width[..., None] - 1
-    inside_y = (ys >= -tolerance) & (ys <= last_y + tolerance)
-    inside_x = (xs >= -tolerance) & (xs <= last_x + tolerance)
+    inside_y = (ys >= -EDGE_TOLERANCE) & (ys <= last_y + EDGE_TOLERANCE)
+    inside_x = (xs >= -EDGE_TOLERANCE) & (xs <= last_x + EDGE_TOLERANCE)
     inside = inside_y[..., :, None] & inside_x[..., None, :]  # (B, R, h, w)
     ys, xs = ops.clip(ys, 0.0, last_y), ops.clip(xs, 0.0, last_x)
     top, left = ops.floor(ys), ops.floor(xs)

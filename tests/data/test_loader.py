@@ -6,6 +6,8 @@ import time
 import keras
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from keras import ops
 
 from mrcnn_parallel.data.images import mold_image
@@ -131,6 +133,15 @@ class TestOrder:
         assert len({tuple(order) for order in passes}) > 1
         assert seen == [loader.image_id_at(i) for i in range(20)]
 
+    @settings(deadline=None, max_examples=30)
+    @given(st.integers(1, 30), st.integers(0, 2**31), st.integers(0, 40))
+    def test_any_pass_of_any_dataset_is_a_permutation(self, count, seed, pass_number):
+        dataset = SyntheticDataset(count, size=(64, 64), most=1)
+        loader = TrainingLoader(dataset, CONFIG, seed=seed)
+        start = pass_number * count
+        order = [loader.image_id_at(start + i) for i in range(count)]
+        assert sorted(order) == list(range(count))
+
     def test_without_shuffle_it_is_the_datasets(self):
         loader = TrainingLoader(SyntheticDataset(3), CONFIG, shuffle=False)
         assert [image_ids_of(loader[b][0]) for b in range(3)] == [[0, 1], [2, 0], [1, 2]]
@@ -226,7 +237,7 @@ class Recorder(keras.callbacks.Callback):
         self.train, self.validation = [], []
 
     def last(self):
-        return np.asarray(ops.convert_to_numpy(self.model.get_layer("seen").seen)).tolist()
+        return [int(number) for number in ops.unstack(self.model.get_layer("seen").seen + 0)]
 
     def on_train_batch_end(self, batch, logs=None):
         self.train.append(self.last())

@@ -1,10 +1,7 @@
 """samples/coco: reading a COCO folder, results, the command line; and the coins dataset."""
 
-import importlib.util
 import json
-import sys
 import types
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,20 +9,9 @@ from PIL import Image
 
 from mrcnn_parallel import options
 from mrcnn_parallel.data import coco_format
+from tests.samples.loading import load_sample
 
-SAMPLES = Path(__file__).parents[2] / "samples"
 HEIGHT, WIDTH = 40, 60
-
-
-def load_sample(path):
-    """Imports a script of samples/ as a module."""
-    name = "sample_" + Path(path).stem
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, SAMPLES / path)
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module
-        spec.loader.exec_module(module)
-    return sys.modules[name]
 
 
 coco_sample = load_sample("coco/coco.py")

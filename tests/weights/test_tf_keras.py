@@ -13,6 +13,8 @@ from mrcnn_parallel.weights import load_weights, save_weights
 from mrcnn_parallel.weights.matching import model_layers
 from tests.weights.models import assert_same, randomize, small_model, snapshot
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def source():
