@@ -1,1 +1,3 @@
-from setuptools import setup; setup()  # noqa: E702 metadata is in pyproject.toml
+from setuptools import setup
+
+setup()

@@ -5,7 +5,6 @@ Everything that must know whether Keras runs on TensorFlow or JAX is here or in 
 
 import logging
 import os
-import sys
 
 log = logging.getLogger(__name__)
 
@@ -88,11 +87,6 @@ def describe_devices():
     return f"{keras.backend.backend()}, {len(visible_devices())} {kind} device(s) visible"
 
 
-def keras_is_loaded():
-    """True where Keras has been imported, so that choosing a backend is too late."""
-    return "keras" in sys.modules
-
-
 def compile_forward(forward, model):
     """Compiles a forward pass: one program for each set of input shapes.
 
@@ -131,10 +125,36 @@ def compile_forward(forward, model):
 
 
 def dtype_policy(name):
-    """The dtype policy that Config.DTYPE_POLICY names; "auto" is Keras's global one."""
+    """The dtype policy that Config.DTYPE_POLICY names.
+
+    "auto" is Keras's global policy or, where nobody changed that from float32, mixed_bfloat16 on
+    GPUs that compute in bfloat16 (compute capability 8.0 and above).
+    """
     import keras
 
-    return keras.config.dtype_policy() if name == "auto" else name
+    if name != "auto":
+        return name
+    policy = keras.config.dtype_policy()
+    if policy.name == "float32" and _gpu_has_bfloat16():
+        return "mixed_bfloat16"
+    return policy
+
+
+def _gpu_has_bfloat16():
+    import keras
+
+    if not gpus():
+        return False
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        gpu = tf.config.list_physical_devices("GPU")[0]
+        details = tf.config.experimental.get_device_details(gpu)
+        return tuple(details.get("compute_capability", (0, 0))) >= (8, 0)
+    import jax
+
+    capability = getattr(jax.local_devices(backend="gpu")[0], "compute_capability", "0.0")
+    return float(capability) >= 8.0
 
 
 def jit_compile(gpu_count):
@@ -146,3 +166,52 @@ def jit_compile(gpu_count):
 
     one_program = gpu_count == 1 or keras.backend.backend() == "jax"
     return "auto" if one_program else False
+
+
+def replicated_state(function, network):
+    """On JAX, gives a Keras train or test function its variables already on every device.
+
+    Keras puts variables on the first device when it creates, loads or resets them. Without this
+    the first step after that would copy them from there, and be compiled once more.
+
+    Args:
+        function: what keras.Model.make_train_function makes, (state, iterator) -> ....
+        network: a ParallelModel, or a model on one device, for which nothing changes.
+    """
+    import keras
+
+    replicate = getattr(network, "replicate", None)
+    if replicate is None or keras.backend.backend() != "jax":
+        return function
+    return lambda state, iterator: function(replicate(state), iterator)
+
+
+CACHE_VARIABLE = "MRCNN_PARALLEL_CACHE"
+
+
+def enable_compilation_cache():
+    """Keeps XLA's compiled programs on disk (JAX), so that the next start is quick.
+
+    They go to `mrcnn_parallel/xla` in the user's cache folder. The environment variable
+    MRCNN_PARALLEL_CACHE names another folder, or is "off". A folder that the user gave to JAX
+    itself (JAX_COMPILATION_CACHE_DIR) stays.
+
+    Returns:
+        The folder, or None where there is no such cache.
+    """
+    import keras
+
+    choice = os.environ.get(CACHE_VARIABLE, "")
+    if keras.backend.backend() != "jax" or choice.lower() == "off":
+        return None
+    import jax
+
+    if jax.config.jax_compilation_cache_dir:
+        return jax.config.jax_compilation_cache_dir
+    root = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    folder = choice or os.path.join(root, "mrcnn_parallel", "xla")
+    jax.config.update("jax_compilation_cache_dir", folder)
+    # Random initial weights are one small program a shape; together they take longest to build.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
+    return folder

@@ -1,10 +1,11 @@
 """The command line: `python -m mrcnn_parallel COMMAND ...`.
 
     python -m mrcnn_parallel run script.py args...    a script written for Matterport's `mrcnn`
+    python -m mrcnn_parallel run --cpu-devices 2 script.py    with GPU_COUNT = 2, but no GPU
 
 A command is a function `add_<command>(commands)` that adds its parser and sets `run` to what it
 does with the parsed arguments and returns as exit status; list it in COMMANDS. Nothing here imports
-Keras: a script must still be able to choose its backend.
+Keras unless asked for devices: a script must still be able to choose its backend.
 """
 
 import argparse
@@ -19,11 +20,29 @@ def add_run(commands):
         "run",
         help="run a script written for Matterport's Mask R-CNN",
         description="Runs a Python script in which `import mrcnn` means this package.",
-        usage="%(prog)s [-h] script.py [argument ...]",
+        usage="%(prog)s [-h] [--cpu-devices COUNT] script.py [argument ...]",
+    )
+    parser.add_argument(
+        "--cpu-devices",
+        type=int,
+        metavar="COUNT",
+        help="let the CPU count as COUNT devices, so that a script with GPU_COUNT = COUNT runs on "
+        "a machine without GPUs; the backend is then chosen by the environment, not by the script",
     )
     parser.add_argument("script", metavar="script.py")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help="passed on to the script")
-    parser.set_defaults(run=lambda options: run_script(options.script, options.arguments))
+    parser.set_defaults(run=_run)
+
+
+def _run(options):
+    if options.cpu_devices is not None:
+        if options.cpu_devices < 1:
+            print("mrcnn_parallel run: --cpu-devices must be at least 1", file=sys.stderr)
+            return 2
+        from mrcnn_parallel import backend
+
+        backend.expose_cpu_devices(options.cpu_devices)
+    return run_script(options.script, options.arguments)
 
 
 COMMANDS = (add_run,)

@@ -6,8 +6,9 @@
 After that `from mrcnn import utils, visualize`, `import mrcnn.model as modellib` and
 `from mrcnn.config import Config` give this package's own module objects: `mrcnn.model is
 mrcnn_parallel.model`. It stays so when the script appends the root folder of a Matterport checkout
-to `sys.path`, for the alias is asked before any path is searched. Modules are imported only when
-the script asks for them, so it can still choose KERAS_BACKEND.
+to `sys.path`, for the alias is asked before any path is searched. Keras is imported only when the
+script asks for a module that needs it, so it can still choose KERAS_BACKEND. A script may import
+imgaug before `mrcnn`: what imgaug 0.4.0 misses in current NumPys is put back from here on.
 """
 
 import importlib
@@ -15,6 +16,8 @@ import importlib.abc
 import importlib.machinery
 import importlib.util
 import sys
+
+import mrcnn_parallel.data.augmentation  # noqa: F401 - for imgaug, see above
 
 ALIAS = "mrcnn"
 PACKAGE = "mrcnn_parallel"

@@ -79,7 +79,7 @@ class Config:
     GRADIENT_CLIP_NORM = 5.0  # limit of the norm of all gradients together
 
     # === Ours ===
-    DTYPE_POLICY = "auto"  # Keras dtype policy; "auto": the global one
+    DTYPE_POLICY = "auto"  # Keras dtype policy; "auto": mixed_bfloat16 on GPUs that have it
     RPN_TARGETS = "device"  # "device": anchors are matched on the GPU; "input": by the generator
     ROI_ALIGN = "crop_and_resize"  # Matterport's sampling, or "roi_align" (2 samples a bin)
     RANDOM_SAMPLING = True  # False: the first ROIs and anchors are sampled, not random ones

@@ -78,7 +78,9 @@ def detection_targets_graph(proposals, gt_class_ids, gt_boxes, gt_masks, config)
         import keras
 
         seed = keras.random.SeedGenerator(config.SEED)
-    batched = [ops.convert_to_tensor(x)[None] for x in (proposals, gt_class_ids, gt_boxes, gt_masks)]
+    batched = [
+        ops.convert_to_tensor(x)[None] for x in (proposals, gt_class_ids, gt_boxes, gt_masks)
+    ]
     rois, class_ids, deltas, masks = _detection_targets.detection_targets(*batched, config, seed)
     missing = rois.shape[1] - masks.shape[1]
     masks = ops.pad(masks, [[0, 0], [0, missing], [0, 0], [0, 0]])

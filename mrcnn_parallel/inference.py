@@ -33,15 +33,25 @@ def mold_inputs(images, config):
             max_dim=config.IMAGE_MAX_DIM,
             mode=config.IMAGE_RESIZE_MODE,
         )
+        _check_sides(resized, config, index)
         active = np.zeros(config.NUM_CLASSES, np.int32)
         molded.append(mold_image(resized, config).astype(np.float32))
-        metas.append(
-            compose_image_meta(0, image.shape, resized.shape, window, scale, active)
-        )
+        metas.append(compose_image_meta(0, image.shape, resized.shape, window, scale, active))
         windows.append(window)
     if len({image.shape for image in molded}) == 1:
         molded = np.stack(molded)
     return molded, np.stack(metas), np.stack(windows)
+
+
+def _check_sides(resized, config, index):
+    step = config.BACKBONE_STRIDES[-2]  # P5's cells, which the levels above are doubled from
+    height, width = resized.shape[:2]
+    if height % step or width % step:
+        raise ValueError(
+            f"images[{index}] is {height} x {width} pixels with IMAGE_RESIZE_MODE "
+            f"{config.IMAGE_RESIZE_MODE!r}, but both sides must be divisible by {step}; use "
+            "'square' or 'pad64', which pad it."
+        )
 
 
 def unmold_detections(detections, mrcnn_mask, original_image_shape, image_shape, window):
@@ -67,8 +77,7 @@ def unmold_detections(detections, mrcnn_mask, original_image_shape, image_shape,
         masks = masks[np.arange(count), :, :, class_ids]
 
     top, left, bottom, right = (
-        (np.asarray(window) - [0, 0, 1, 1])
-        / (np.asarray(image_shape)[[0, 1, 0, 1]] - 1.0)
+        (np.asarray(window) - [0, 0, 1, 1]) / (np.asarray(image_shape)[[0, 1, 0, 1]] - 1.0)
     ).astype(np.float32)
     shift = np.array([top, left, top, left])
     scale = np.array([bottom - top, right - left, bottom - top, right - left])
@@ -78,8 +87,7 @@ def unmold_detections(detections, mrcnn_mask, original_image_shape, image_shape,
     real = (height_px > 0) & (width_px > 0)  # clipping may leave a box empty
     boxes, class_ids, scores, masks = boxes[real], class_ids[real], scores[real], masks[real]
     full = [
-        unmold_mask(mask, box, original_image_shape)
-        for mask, box in zip(masks, boxes, strict=True)
+        unmold_mask(mask, box, original_image_shape) for mask, box in zip(masks, boxes, strict=True)
     ]
     empty = np.empty((*original_image_shape[:2], 0), dtype=bool)
     return boxes, class_ids, scores, np.stack(full, axis=-1) if full else empty

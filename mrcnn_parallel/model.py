@@ -9,7 +9,6 @@ This file only forwards: the network is in nets/, the step in training/, the dat
 
 import datetime
 import logging
-import re
 import sys
 import time
 from pathlib import Path
@@ -17,8 +16,16 @@ from pathlib import Path
 import keras
 import numpy as np
 from keras import layers as KL  # noqa: F401 - callable BACKBONEs in people's code use model.KL
+from keras import models as KM  # noqa: F401
 
-from mrcnn_parallel import backend, inference, weights
+from mrcnn_parallel import (
+    backend,
+    graph_functions,
+    inference,
+    inspection,
+    utils,  # noqa: F401 - modellib.utils
+    weights,
+)
 from mrcnn_parallel.data.image_meta import compose_image_meta, parse_image_meta
 from mrcnn_parallel.data.images import mold_image, unmold_image
 from mrcnn_parallel.data.load import check_dataset, load_image_gt
@@ -34,6 +41,7 @@ from mrcnn_parallel.data.targets import (
     generate_random_rois,
 )
 from mrcnn_parallel.graph_functions import *  # noqa: F403
+from mrcnn_parallel.inspection import log
 from mrcnn_parallel.layers.detection_targets import DetectionTargetLayer
 from mrcnn_parallel.layers.detections import DetectionLayer
 from mrcnn_parallel.layers.proposals import ProposalLayer
@@ -42,10 +50,10 @@ from mrcnn_parallel.nets.fpn import fpn_graph
 from mrcnn_parallel.nets.heads import PyramidROIAlign, build_fpn_mask_graph, fpn_classifier_graph
 from mrcnn_parallel.nets.resnet import BatchNorm, conv_block, identity_block, resnet_graph
 from mrcnn_parallel.nets.rpn import build_rpn_model, rpn_graph
-from mrcnn_parallel.ops.anchors import compute_backbone_shapes, image_anchors_norm
+from mrcnn_parallel.ops.anchors import compute_backbone_shapes, image_anchors_px, normalize_px
 from mrcnn_parallel.parallel_model import ParallelModel
 from mrcnn_parallel.training import callbacks as training_callbacks
-from mrcnn_parallel.training import checkpoints
+from mrcnn_parallel.training import checkpoints, selection
 from mrcnn_parallel.training.step import TrainingModel
 
 __all__ = [
@@ -77,26 +85,9 @@ __all__ = [
     "rpn_graph",
     "unmold_image",
 ]
+__all__ += graph_functions.__all__
 
 logger = logging.getLogger("mrcnn_parallel")
-
-LAYERS = {  # what `train(layers=...)` may name, besides a regex of layer names
-    "heads": r"(mrcnn\_.*)|(rpn\_.*)|(fpn\_.*)",
-    "3+": r"(res3.*)|(bn3.*)|(res4.*)|(bn4.*)|(res5.*)|(bn5.*)|(mrcnn\_.*)|(rpn\_.*)|(fpn\_.*)",
-    "4+": r"(res4.*)|(bn4.*)|(res5.*)|(bn5.*)|(mrcnn\_.*)|(rpn\_.*)|(fpn\_.*)",
-    "5+": r"(res5.*)|(bn5.*)|(mrcnn\_.*)|(rpn\_.*)|(fpn\_.*)",
-    "all": ".*",
-}
-
-
-def log(text, array=None):
-    """Prints a text and, with an array, its shape, range and type, as Matterport's scripts do."""
-    if array is not None:
-        array = np.asarray(array)
-        low, high = (array.min(), array.max()) if array.size else ("", "")
-        text = f"{text:25}  shape: {array.shape!s:20}  min: {low:10.5}  max: {high:10.5}"
-        text += f"  {array.dtype}"
-    print(text)
 
 
 class MaskRCNN:
@@ -111,6 +102,7 @@ class MaskRCNN:
         keras_model: the network; a ParallelModel of it when config.GPU_COUNT > 1.
         epoch: epochs trained so far; goes on from a checkpoint's name.
         log_dir, checkpoint_path: of the current run.
+        anchors: (N, 4) in pixels, those of the last `get_anchors`.
 
     Raises:
         ValueError: a config no model can be built from, or fewer devices than GPU_COUNT.
@@ -125,6 +117,7 @@ class MaskRCNN:
         self._forward = None
         self._training_model = None
         self.set_log_dir()
+        backend.enable_compilation_cache()
         self.keras_model = self.build(mode=mode, config=config)
 
     def build(self, mode, config):
@@ -207,18 +200,10 @@ class MaskRCNN:
 
     def set_trainable(self, layer_regex, keras_model=None, indent=0, verbose=1):
         """Makes the layers trainable whose whole names match the regex, and no others."""
-        model = keras_model or self._inner_model()
         if verbose and keras_model is None:
             logger.info("Selecting layers to train")
-        for layer in model.layers:
-            if isinstance(layer, keras.Model):
-                self.set_trainable(layer_regex, keras_model=layer, indent=indent + 4)
-                continue
-            if not layer.weights:
-                continue
-            layer.trainable = bool(re.fullmatch(layer_regex, layer.name))
-            if layer.trainable and verbose:
-                logger.debug("%s%-24s (%s)", " " * indent, layer.name, type(layer).__name__)
+        model = inspection.inner_model(keras_model or self.keras_model)
+        selection.set_trainable(model, layer_regex, indent, verbose)
 
     def train(
         self,
@@ -254,12 +239,8 @@ class MaskRCNN:
         for name, dataset in (("train_dataset", train_dataset), ("val_dataset", val_dataset)):
             if dataset is not None:
                 check_dataset(dataset, self.config, name)
-        self.set_trainable(LAYERS.get(layers, layers))
-        if not self.keras_model.trainable_variables:
-            raise ValueError(
-                f"layers={layers!r} matches no layer with weights; use one of "
-                f"{', '.join(LAYERS)} or a regex of whole layer names, e.g. 'mrcnn_.*'."
-            )
+        self.set_trainable(selection.LAYERS.get(layers, layers))
+        selection.check_any_trainable(self.keras_model, layers)
         self.compile(learning_rate, self.config.LEARNING_MOMENTUM)
         loader = self._loader(
             train_dataset,
@@ -271,7 +252,9 @@ class MaskRCNN:
         if val_dataset is not None:
             validation = self._loader(val_dataset, num_batches=self.config.VALIDATION_STEPS)
         Path(self.log_dir).mkdir(parents=True, exist_ok=True)
-        logger.info("%s", self._describe(layers, learning_rate))
+        count = len(self.get_anchors(self.config.IMAGE_SHAPE))
+        run = (self.config, layers, self.epoch, learning_rate, count)
+        logger.info("%s", selection.describe_run(self.keras_model, *run))
         logger.info("Checkpoints: %s", self.checkpoint_path)
         with original_errors(loader, validation):
             history = self._training_model.fit(
@@ -302,29 +285,13 @@ class MaskRCNN:
             dataset, config, batch_size=config.BATCH_SIZE, seed=config.SEED, place=place, **options
         )
 
-    def _describe(self, layers, learning_rate):
-        """The run in one line."""
-        config = self.config
-        trainable = sum(int(np.prod(v.shape)) for v in self.keras_model.trainable_variables)
-        total = self.keras_model.count_params()
-        anchors = len(self.get_anchors(config.IMAGE_SHAPE))
-        height, width = config.IMAGE_SHAPE[:2]
-        return (
-            f"Training {config.NAME!r} on {backend.describe_devices()}: {config.GPU_COUNT} "
-            f"replica(s) x {config.IMAGES_PER_GPU} image(s) of {height}x{width}, "
-            f"{anchors:,} anchors, {trainable / 1e6:.1f} of {total / 1e6:.1f} M parameters "
-            f"({layers}), from epoch {self.epoch}, learning rate {learning_rate:g}"
-        )
-
     # === Detection ===
 
     def mold_inputs(self, images):
         """Images of any size -> molded images, metas and windows; see inference.mold_inputs."""
         return inference.mold_inputs(images, self.config)
 
-    def unmold_detections(
-        self, detections, mrcnn_mask, original_image_shape, image_shape, window
-    ):
+    def unmold_detections(self, detections, mrcnn_mask, original_image_shape, image_shape, window):
         """One image's detections in its own pixels; see inference.unmold_detections."""
         return inference.unmold_detections(
             detections, mrcnn_mask, original_image_shape, image_shape, window
@@ -371,15 +338,11 @@ class MaskRCNN:
                 batch = np.stack([molded[i] for i in chunk])
                 detections, masks = self._run(batch, np.stack([metas[i] for i in chunk]))
                 for row, i in enumerate(chunk):
-                    boxes, class_ids, scores, full_masks = self.unmold_detections(
+                    found = self.unmold_detections(
                         detections[row], masks[row], shapes[i], shape, windows[i]
                     )
-                    results[i] = {
-                        "rois": boxes,
-                        "class_ids": class_ids,
-                        "scores": scores,
-                        "masks": full_masks,
-                    }
+                    names = ("rois", "class_ids", "scores", "masks")
+                    results[i] = dict(zip(names, found, strict=True))
         if verbose:
             seconds = time.perf_counter() - started
             log(f"Processed {len(molded)} images in {seconds:.2f} s")
@@ -399,32 +362,36 @@ class MaskRCNN:
                 self.keras_model,
             )
         rows = inference.batch_rows(len(images), self.config)
-        anchors = np.broadcast_to(
-            self.get_anchors(images.shape[1:]), (rows, *self.get_anchors(images.shape[1:]).shape)
-        )
+        anchors = self.get_anchors(images.shape[1:])
+        anchors = np.broadcast_to(anchors, (rows, *anchors.shape))
         inputs = [inference.pad_rows(np.asarray(x, np.float32), rows) for x in (images, metas)]
         outputs = self._forward([*inputs, np.ascontiguousarray(anchors)])
         return [x[: len(images)] for x in outputs]
 
     def get_anchors(self, image_shape):
-        """Normalised anchors for an image of that shape, (N, 4) float32; also keeps those in pixels
-        in `self.anchors`."""
+        """Normalised anchors for an image of that shape, (N, 4) float32; `self.anchors` is then the
+        same in pixels, (N, 4) float64."""
         key = tuple(int(side) for side in image_shape[:2])
         if key not in self._anchors:
-            self._anchors[key] = image_anchors_norm(self.config, key)
-        return self._anchors[key]
+            anchors_px = image_anchors_px(self.config, key)
+            self._anchors[key] = anchors_px, normalize_px(anchors_px, key)
+        self.anchors, anchors_norm = self._anchors[key]
+        return anchors_norm
 
     # === Looking inside ===
 
-    def _inner_model(self):
-        return getattr(self.keras_model, "inner_model", self.keras_model)
+    def run_graph(self, images, outputs, image_metas=None):
+        """Chosen layers' outputs for images, as an OrderedDict; see inspection.run_graph."""
+        return inspection.run_graph(self, images, outputs, image_metas)
+
+    def ancestor(self, tensor, name, checked=None):
+        """The output of the layer of that name upstream of a tensor, or None; see inspection."""
+        tensor = inspection.in_network(self.keras_model, tensor)
+        return inspection.ancestor(tensor, name, checked)
 
     def get_trainable_layers(self):
         """The layers with weights, those of nested models included."""
-        layers = []
-        for layer in self._inner_model().layers:
-            layers += layer.layers if isinstance(layer, keras.Model) else [layer]
-        return [layer for layer in layers if layer.weights]
+        return inspection.layers_with_weights(self.keras_model)
 
     def find_trainable_layer(self, layer):
         """The layer that holds the weights when `layer` wraps another one."""

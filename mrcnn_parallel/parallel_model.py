@@ -136,6 +136,10 @@ class ParallelModel:
             "devices: use its save() and to_json(), or its inner_model."
         )
 
+    def make_parallel(self):
+        """The replicas' merged outputs, as in Matterport's ParallelModel; symbolic tensors."""
+        return self.outputs
+
     def get_layer(self, name=None, index=None):
         """A layer of the wrapper, such as an output, or else the inner model's of that name."""
         if name is not None and all(layer.name != name for layer in self.layers):

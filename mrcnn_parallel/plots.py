@@ -137,7 +137,7 @@ def display_weight_stats(model):
     table = [["WEIGHT NAME", "SHAPE", "MIN", "MAX", "STD"]]
     for layer in layers:
         for weight in layer.weights:
-            values = ops.convert_to_numpy(weight.value).astype(np.float64)
+            values = ops.convert_to_numpy(ops.convert_to_tensor(weight)).astype(np.float64)
             name = weight.path[max(0, weight.path.find(layer.name)) :]  # without outer models
             low, high = values.min(), values.max()
             if low == high and weight.name not in ("bias", "beta", "moving_mean"):

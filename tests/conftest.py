@@ -12,11 +12,15 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 os.environ["JAX_PLATFORMS"] = "cpu"
+# Compiled programs are shared between the test processes, and kept for the next run.
+os.environ.setdefault("MRCNN_PARALLEL_CACHE", str(Path(__file__).parents[1] / ".xla_cache"))
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from mrcnn_parallel import backend  # noqa: E402
+from mrcnn_parallel import backend
 
 backend.expose_cpu_devices(4)
+
+backend.enable_compilation_cache()
 
 import keras  # noqa: E402
 import pytest  # noqa: E402

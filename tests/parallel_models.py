@@ -76,3 +76,19 @@ def assert_close(actual, expected, tolerance=1e-5):
     assert len(actual) == len(expected)
     for a, b in zip(actual, expected, strict=True):
         np.testing.assert_allclose(np.asarray(a), np.asarray(b), atol=tolerance, rtol=tolerance)
+
+
+def compiled(model, **kwargs):
+    kwargs.setdefault("optimizer", keras.optimizers.SGD(0.1, momentum=0.9))
+    model.compile(**kwargs)
+    return model
+
+
+def assert_same_training(parallel, single, batches, tolerance=1e-5):
+    """Both models, compiled, learn the same from these (x, y) batches."""
+    before = arrays(single)
+    for x, y in batches:
+        results = [m.train_on_batch(x, y, return_dict=True)["loss"] for m in (parallel, single)]
+        np.testing.assert_allclose(*results, rtol=max(1e-4, tolerance))
+    assert_close(arrays(parallel), arrays(single), tolerance)
+    assert any(np.abs(a - b).max() > 1e-3 for a, b in zip(before, arrays(single), strict=True))

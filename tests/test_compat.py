@@ -117,6 +117,22 @@ assert not any("Alias" in type(finder).__name__ for finder in sys.meta_path)
     )
 
 
+def test_imgaug_first_finds_what_it_misses(tmp_path):
+    """A script may import imgaug before mrcnn: the names that NumPy 2 lacks are back by then."""
+    (tmp_path / "imgaug.py").write_text("import numpy as np\nTYPES = np.sctypes['float']")
+    run_code(
+        f"""
+import sys
+sys.path.insert(0, {str(tmp_path)!r})
+import mrcnn_parallel.compat
+import numpy as np
+assert not hasattr(np, "sctypes"), "only when imgaug is imported"
+import imgaug
+assert imgaug.TYPES == [np.float16, np.float32, np.float64]
+"""
+    )
+
+
 def test_twice_is_once():
     run_code(
         """
@@ -175,6 +191,19 @@ def test_run_passes_the_exit_status_on(script):
     script.write_text("raise KeyError('image 7')")
     result = python("-m", "mrcnn_parallel", "run", str(script))
     assert result.returncode == 1 and "KeyError: 'image 7'" in result.stderr
+
+
+def test_run_on_several_cpu_devices(tmp_path):
+    path = tmp_path / "count.py"
+    path.write_text(
+        "import sys\nfrom mrcnn_parallel import backend\n"
+        "print(len(backend.visible_devices()), sys.argv[1:])"
+    )
+    result = python("-m", "mrcnn_parallel", "run", "--cpu-devices", "3", str(path), "--cpu-devices")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == "3 ['--cpu-devices']\n"
+    result = python("-m", "mrcnn_parallel", "run", "--cpu-devices", "0", str(path))
+    assert result.returncode == 2 and "at least 1" in result.stderr
 
 
 def test_run_without_a_script(tmp_path):

@@ -96,9 +96,7 @@ def test_detect_on_images_of_two_sizes(inference):
     for index, result in enumerate(results):
         np.testing.assert_array_equal(result["rois"], DATA[f"detect{index}_rois"])
         np.testing.assert_array_equal(result["class_ids"], DATA[f"detect{index}_class_ids"])
-        np.testing.assert_allclose(
-            result["scores"], DATA[f"detect{index}_scores"], atol=TOLERANCE
-        )
+        np.testing.assert_allclose(result["scores"], DATA[f"detect{index}_scores"], atol=TOLERANCE)
         expected = unpack(DATA, f"detect{index}_masks", DATA[f"detect{index}_masks_shape"])
         for k in range(expected.shape[-1]):
             ours, theirs = result["masks"][..., k], expected[..., k]

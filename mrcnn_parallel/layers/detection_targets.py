@@ -153,13 +153,21 @@ class DetectionTargetLayer(ConfiguredLayer):
             proposals, gt_class_ids, gt_boxes, gt_masks, self.settings, self.seed_generator
         )
 
-    def compute_output_spec(self, inputs):
-        batch, settings = inputs[0].shape[0], self.settings
+    def compute_mask(self, inputs, mask=None):
+        return [None] * 4
+
+    def compute_output_shape(self, input_shape):
+        batch, settings = input_shape[0][0], self.settings
         total = settings.TRAIN_ROIS_PER_IMAGE
         most = min(max_positive_rois(settings), total)
         return (
-            keras.KerasTensor((batch, total, 4), "float32"),
-            keras.KerasTensor((batch, total), "int32"),
-            keras.KerasTensor((batch, total, 4), "float32"),
-            keras.KerasTensor((batch, most, *settings.MASK_SHAPE), "float32"),
+            (batch, total, 4),
+            (batch, total),
+            (batch, total, 4),
+            (batch, most, *settings.MASK_SHAPE),
         )
+
+    def compute_output_spec(self, inputs):
+        shapes = self.compute_output_shape([x.shape for x in inputs])
+        dtypes = ("float32", "int32", "float32", "float32")
+        return tuple(map(keras.KerasTensor, shapes, dtypes))

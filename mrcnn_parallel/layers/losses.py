@@ -102,9 +102,7 @@ def mrcnn_mask_loss(target_masks, target_class_ids, pred_masks):
     own = _own_class(class_ids, pred_masks.shape[4])[:, :, None, None, :]
     predicted = ops.sum(ops.cast(pred_masks, "float32") * own, axis=4)  # (B, M, h, w)
     predicted = ops.clip(predicted, EPSILON, 1.0 - EPSILON)
-    loss = -(
-        target_masks * ops.log(predicted) + (1.0 - target_masks) * ops.log(1.0 - predicted)
-    )
+    loss = -(target_masks * ops.log(predicted) + (1.0 - target_masks) * ops.log(1.0 - predicted))
     counted = ops.cast(class_ids > 0, "float32")
     return _mean_of_counted(ops.mean(loss, axis=(2, 3)), counted)
 

@@ -1,6 +1,6 @@
 """The whole network: images -> losses (training) or detections (inference), from a Config.
 
-    image -> backbone -> FPN -> RPN -> proposals -> ROIs -> class + box head, mask head
+image -> backbone -> FPN -> RPN -> proposals -> ROIs -> class + box head, mask head
 """
 
 import keras
@@ -17,6 +17,7 @@ from mrcnn_parallel.layers.proposals import ProposalLayer
 from mrcnn_parallel.layers.rpn_targets import RPNTargetLayer
 from mrcnn_parallel.nets.fpn import fpn_graph
 from mrcnn_parallel.nets.heads import build_fpn_mask_graph, fpn_classifier_graph
+from mrcnn_parallel.nets.network import Network
 from mrcnn_parallel.nets.resnet import resnet_graph
 from mrcnn_parallel.nets.rpn import build_rpn_model, rpn_over_pyramid
 from mrcnn_parallel.ops import anchors as anchor_ops
@@ -32,7 +33,7 @@ def build_training_model(config):
     Outputs: Matterport's, the last five being the losses, of shape ().
 
     Returns:
-        A functional keras.Model named "mask_rcnn".
+        A functional Network named "mask_rcnn".
     """
     image_shape = tuple(int(side) for side in config.IMAGE_SHAPE)
     image = keras.Input(image_shape, name="input_image")
@@ -65,9 +66,7 @@ def build_training_model(config):
             config.POST_NMS_ROIS_TRAINING, config.RPN_NMS_THRESHOLD, config, name="ROI"
         )([rpn_probs, rpn_bbox, anchors])
     else:
-        rois_px = keras.Input(
-            (config.POST_NMS_ROIS_TRAINING, 4), dtype="int32", name="input_roi"
-        )
+        rois_px = keras.Input((config.POST_NMS_ROIS_TRAINING, 4), dtype="int32", name="input_roi")
         roi_inputs = [rois_px]
         rpn_rois = NormalizeBoxes(image_shape, name="ROI")(rois_px)
 
@@ -91,7 +90,7 @@ def build_training_model(config):
     output_rois = KL.Identity(dtype="float32", name="output_rois")(rois)
     inputs = [image, meta, *rpn_inputs, gt_class_ids, gt_boxes_px, gt_masks, *roi_inputs]
     outputs = [rpn_logits, rpn_probs, rpn_bbox, logits, probs, bbox, masks, rpn_rois, output_rois]
-    return keras.Model(inputs, [*outputs, *losses], name="mask_rcnn")
+    return Network(inputs, [*outputs, *losses], name="mask_rcnn")
 
 
 def build_inference_model(config):
@@ -102,7 +101,7 @@ def build_inference_model(config):
     rpn_class, rpn_bbox.
 
     Returns:
-        A functional keras.Model named "mask_rcnn". Its image size is open with the resize modes
+        A functional Network named "mask_rcnn". Its image size is open with the resize modes
         "pad64" and "none", where it varies.
     """
     fixed = config.IMAGE_RESIZE_MODE in ("square", "crop")
@@ -122,7 +121,7 @@ def build_inference_model(config):
     detections = DetectionLayer(config, name="mrcnn_detection")([rpn_rois, probs, bbox, meta])
     masks = _mask_head(detections[..., :4], pyramid, meta, config)
     outputs = [detections, probs, bbox, masks, rpn_rois, rpn_probs, rpn_bbox]
-    return keras.Model([image, meta, anchors], outputs, name="mask_rcnn")
+    return Network([image, meta, anchors], outputs, name="mask_rcnn")
 
 
 @keras.saving.register_keras_serializable("mrcnn_parallel")

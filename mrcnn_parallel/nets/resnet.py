@@ -61,9 +61,7 @@ def conv_bn(x, filters, kernel_size, suffix, strides=1, use_bias=True, train_bn=
     return BatchNorm(name=f"bn{suffix}")(x, training=train_bn)
 
 
-def identity_block(
-    input_tensor, kernel_size, filters, stage, block, use_bias=True, train_bn=True
-):
+def identity_block(input_tensor, kernel_size, filters, stage, block, use_bias=True, train_bn=True):
     """Bottleneck whose shortcut is the identity.
 
     Args:

@@ -54,9 +54,7 @@ def deltas_between(boxes, gt_boxes):
     )
     dy = ((gt_y1 + 0.5 * gt_height) - (y1 + 0.5 * height)) / height
     dx = ((gt_x1 + 0.5 * gt_width) - (x1 + 0.5 * width)) / width
-    deltas = ops.stack(
-        [dy, dx, ops.log(gt_height / height), ops.log(gt_width / width)], axis=-1
-    )
+    deltas = ops.stack([dy, dx, ops.log(gt_height / height), ops.log(gt_width / width)], axis=-1)
     return ops.where(valid[..., None], deltas, 0.0)
 
 

@@ -1,6 +1,6 @@
 """Where a training run keeps its files, and how its epoch is told from their names.
 
-    {model_dir}/{name}{yyyymmddThhmm}/mask_rcnn_{name}_{epoch:04d}.h5
+{model_dir}/{name}{yyyymmddThhmm}/mask_rcnn_{name}_{epoch:04d}.h5
 """
 
 import datetime

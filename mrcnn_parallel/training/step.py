@@ -1,12 +1,13 @@
 """TrainingModel: what `fit` runs. Images in, one loss out; Keras does the rest.
 
-    uint8 images -> minus the mean pixel -> network (or ParallelModel) -> five scalar losses
-    loss = sum of LOSS_WEIGHTS[name] * loss + L2 of the weights
+uint8 images -> minus the mean pixel -> network (or ParallelModel) -> five scalar losses
+loss = sum of LOSS_WEIGHTS[name] * loss + L2 of the weights
 """
 
 import keras
 from keras import ops
 
+from mrcnn_parallel import backend
 from mrcnn_parallel.config import LOSS_NAMES
 
 
@@ -30,9 +31,7 @@ class TrainingModel(keras.Model):
         self.mean_pixel = [float(value) for value in config.MEAN_PIXEL]
         self.loss_weights = {name: float(config.LOSS_WEIGHTS.get(name, 1.0)) for name in LOSS_NAMES}
         self.weight_decay = float(config.WEIGHT_DECAY)
-        self.loss_means = {
-            name: keras.metrics.Mean(name=name) for name in (*LOSS_NAMES, "l2_loss")
-        }
+        self.loss_means = {name: keras.metrics.Mean(name=name) for name in (*LOSS_NAMES, "l2_loss")}
         self.built = True  # the network is
 
     def call(self, inputs, training=None):
@@ -50,6 +49,16 @@ class TrainingModel(keras.Model):
         for name, loss in parts.items():
             self.loss_means[name].update_state(loss)
         return total + parts["l2_loss"]
+
+    def make_train_function(self, force=False):
+        if self.train_function is None or force:
+            super().make_train_function(force)
+            self.train_function = backend.replicated_state(self.train_function, self.network)
+
+    def make_test_function(self, force=False):
+        if self.test_function is None or force:
+            super().make_test_function(force)
+            self.test_function = backend.replicated_state(self.test_function, self.network)
 
     # The network's files are what people keep; this wrapper has nothing of its own to save.
     def save(self, *args, **kwargs):

@@ -58,10 +58,35 @@ class FromScratchConfig(ShapesConfig):
     SEED = 0
 
 
+def small_backbone(input_image, stage5=True, train_bn=True):
+    """A ResNet of 9 convolutions, as a function that BACKBONE may be: returns [C1 ... C5]."""
+    from keras import layers
+
+    from mrcnn_parallel.nets.resnet import BatchNorm, basic_block
+
+    x = layers.ZeroPadding2D((3, 3))(input_image)
+    x = layers.Conv2D(16, (7, 7), strides=(2, 2), name="conv1")(x)
+    x = BatchNorm(name="bn_conv1")(x, training=train_bn)
+    x = layers.Activation("relu")(x)
+    stages = [layers.MaxPooling2D((3, 3), strides=(2, 2), padding="same")(x)]
+    for stage, filters in enumerate((32, 64, 96, 128), start=2):
+        strides = 1 if stage == 2 else 2
+        stages.append(basic_block(stages[-1], filters, stage, "a", strides, train_bn=train_bn))
+    return stages
+
+
+def small_backbone_shape(image_shape):
+    """(5, 2) sizes of P2 ... P6 for `small_backbone`."""
+    return np.array(
+        [[math.ceil(side / stride) for side in image_shape[:2]] for stride in (4, 8, 16, 32, 64)]
+    )
+
+
 class SmallConfig(FromScratchConfig):
     """A network that two CPU cores train in minutes."""
 
-    BACKBONE = "resnet18"
+    BACKBONE = staticmethod(small_backbone)
+    COMPUTE_BACKBONE_SHAPE = staticmethod(small_backbone_shape)
     IMAGES_PER_GPU = 4
     TOP_DOWN_PYRAMID_SIZE = 64
     FPN_CLASSIF_FC_LAYERS_SIZE = 256

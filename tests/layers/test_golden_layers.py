@@ -84,9 +84,7 @@ def targets(mini, rois=32):
 @pytest.mark.parametrize("case", ["mini", "full", "big"])
 def test_detection_targets(case):
     inputs, config = targets(case != "full", 200 if case == "big" else 32)
-    rois, class_ids, deltas, masks = compiled(
-        lambda *x: detection_targets(*x, config), *inputs
-    )
+    rois, class_ids, deltas, masks = compiled(lambda *x: detection_targets(*x, config), *inputs)
     close(rois, f"dt_{case}_rois")
     np.testing.assert_array_equal(class_ids, DATA[f"dt_{case}_class_ids"])
     close(deltas, f"dt_{case}_deltas")
@@ -101,17 +99,13 @@ def test_detection_targets(case):
 def test_detection_targets_without_positives():
     inputs, config = targets(mini=True)
     inputs[0] = np.tile(np.float32([[[0.9, 0.9, 0.95, 0.95]]]), (2, 60, 1))
-    rois, class_ids, deltas, masks = compiled(
-        lambda *x: detection_targets(*x, config), *inputs
-    )
+    rois, class_ids, deltas, masks = compiled(lambda *x: detection_targets(*x, config), *inputs)
     np.testing.assert_array_equal((rois != 0).any(-1).sum(-1), DATA["dt_nopos_rois_nonzero"])
     assert not class_ids.any() and not deltas.any() and not masks.any()
 
 
 def loss_inputs():
-    return {
-        name.removeprefix("loss_in_"): DATA[name] for name in DATA.files if "loss_in_" in name
-    }
+    return {name.removeprefix("loss_in_"): DATA[name] for name in DATA.files if "loss_in_" in name}
 
 
 def test_rpn_losses():
