@@ -1,4 +1,4 @@
-"""The seam between the package and its two engines: which devices there are, and how to expose more.
+"""The seam between the package and its two engines: devices, compilation, caches, dtypes.
 
 Everything that must know whether Keras runs on TensorFlow or JAX is here or in `parallel_model.py`.
 """

@@ -138,9 +138,10 @@ class Config:
                 raise ValueError(f"Config.{name} is {value!r}; it must be an integer >= {low}.")
         if self.BATCH_SIZE != self.IMAGES_PER_GPU * self.GPU_COUNT:
             raise ValueError(
-                f"Config.BATCH_SIZE is {self.BATCH_SIZE}, but IMAGES_PER_GPU ({self.IMAGES_PER_GPU})"
-                f" x GPU_COUNT ({self.GPU_COUNT}) is {self.IMAGES_PER_GPU * self.GPU_COUNT}; set "
-                "those two in the class, or pass them to its constructor, and leave BATCH_SIZE be."
+                f"Config.BATCH_SIZE is {self.BATCH_SIZE}, but IMAGES_PER_GPU "
+                f"({self.IMAGES_PER_GPU}) x GPU_COUNT ({self.GPU_COUNT}) is "
+                f"{self.IMAGES_PER_GPU * self.GPU_COUNT}; set those two in the class, or pass them "
+                "to its constructor, and leave BATCH_SIZE be."
             )
         if self.NUM_CLASSES < 2:
             raise ValueError(

@@ -4,11 +4,11 @@ So that real pixels go through the whole COCO path without a download:
 
     python samples/coco/coins.py --output=coins
     python samples/coco/coco.py train --dataset=coins --model=random --small --layers=all \\
-        --epochs=10 --steps=25 --config LEARNING_RATE=0.01
+        --epochs=10 --steps=25 --config LEARNING_RATE=0.01 --config SEED=1
     python samples/coco/coco.py evaluate --dataset=coins --model=last --small
 
-takes about five minutes on one CPU core and ends at a box and a mask AP50 of 0.9 or more on coins
-that it never saw (1.000 and 1.000 with SEED=1, on TensorFlow and on JAX).
+takes about five minutes on one CPU core and ends at a box AP50 of 1.00 and a mask AP50 of 1.00 on
+coins that it never saw (AP50:95 about 0.7), on TensorFlow and on JAX.
 
 The coins are segmented once (watershed on the photo's edges, cleaned), the photo is cut between
 its last two rows of coins, and random tiles are taken from each part: 18 coins to train on, 6 that

@@ -139,7 +139,7 @@ class ShapesDataset(utils.Dataset):
         return super().image_reference(image_id)
 
     def load_mask(self, image_id):
-        """Masks of the image's shapes, (H, W, N) bool, less what later shapes hide, and class ids."""
+        """Masks (H, W, N) bool, less what later shapes hide, and class ids (N,)."""
         info = self.image_info[image_id]
         shapes = info["shapes"]
         masks = np.zeros((info["height"], info["width"], len(shapes)), dtype=np.uint8)

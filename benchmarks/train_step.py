@@ -1,0 +1,277 @@
+"""Speed of a training step, beside torchvision's where that is installed, in one run.
+
+    python benchmarks/train_step.py                                   # this backend, all peers
+    python benchmarks/train_step.py --batch 8 16 --gpus 1 2 --breakdown
+    python benchmarks/train_step.py --image-size 128 --batch 2 --backbone resnet18   # CPU smoke run
+
+The step is the one that `MaskRCNN.train` runs: forward, the five losses, L2, backward, clipping,
+SGD with momentum. Batches lie in the devices' memory. The contenders take turns, a window of steps
+each, and the median window counts. A JSON file of the same figures is written with --json.
+"""
+
+import argparse
+import json
+import logging
+import os
+import statistics
+import sys
+import time
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("KERAS_BACKEND", "jax")
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # leaves room for the peer
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+
+from benchmarks import timing
+from mrcnn_parallel import backend
+
+
+def parse_arguments(argv=None):
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n\n")[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--batch", type=int, nargs="+", default=[8], help="images per GPU")
+    parser.add_argument("--gpus", type=int, nargs="+", default=[1], help="numbers of replicas")
+    parser.add_argument("--image-size", type=int, default=1024)
+    parser.add_argument("--backbone", default="resnet50")
+    parser.add_argument("--classes", type=int, default=81)
+    parser.add_argument("--objects", type=int, default=7, help="objects in each image")
+    parser.add_argument("--dtype", default="auto", help="Keras dtype policy")
+    parser.add_argument("--windows", type=int, default=5, help="timed windows a contender")
+    parser.add_argument("--steps", type=int, default=20, help="steps in a window")
+    parser.add_argument("--breakdown", action="store_true", help="also time parts of the step")
+    parser.add_argument("--no-torchvision", action="store_true")
+    parser.add_argument("--json", help="file to write the figures to")
+    return parser.parse_args(argv)
+
+
+def made_up_batch(config, count, objects, rng):
+    """A batch in the form of the training loader's: noise images, boxes 2 to 35 % of a side."""
+    size, instances = int(config.IMAGE_SHAPE[0]), config.MAX_GT_INSTANCES
+    corners = rng.random((count, objects, 2)) * 0.6 * size
+    sides = (rng.random((count, objects, 2)) * 0.35 + 0.02) * size
+    boxes = np.zeros((count, instances, 4), np.float32)
+    boxes[:, :objects] = np.concatenate([corners, np.minimum(corners + sides, size - 1)], -1)
+    class_ids = np.zeros((count, instances), np.int32)
+    class_ids[:, :objects] = rng.integers(1, config.NUM_CLASSES, (count, objects))
+    meta = np.zeros((count, config.IMAGE_META_SIZE), np.float32)
+    meta[:, 1:12] = [size, size, 3, size, size, 3, 0, 0, size, size, 1]
+    meta[:, 12:] = 1
+    images = rng.integers(0, 255, (count, size, size, 3), dtype=np.uint8)
+    masks = rng.random((count, *config.MINI_MASK_SHAPE, instances)) > 0.3
+    return images, meta, class_ids, boxes, masks
+
+
+class OurStep:
+    """This package's training step on in-memory batches."""
+
+    def __init__(self, arguments, batch, gpus):
+        import keras
+
+        from mrcnn_parallel.config import Config
+        from mrcnn_parallel.model import MaskRCNN
+
+        keras.utils.set_random_seed(0)
+        self.config = Config(
+            NAME="benchmark",
+            BACKBONE=arguments.backbone,
+            NUM_CLASSES=arguments.classes,
+            GPU_COUNT=gpus,
+            IMAGES_PER_GPU=batch,
+            IMAGE_MIN_DIM=arguments.image_size,
+            IMAGE_MAX_DIM=arguments.image_size,
+            DTYPE_POLICY=arguments.dtype,
+        )
+        self.images = batch * gpus
+        started = time.perf_counter()
+        self.model = MaskRCNN("training", self.config, "logs")
+        self.model.compile(learning_rate=1e-4, momentum=0.9)
+        self.build_seconds = time.perf_counter() - started
+        data = made_up_batch(self.config, self.images, arguments.objects, np.random.default_rng(0))
+        self.loader = timing.SameBatch(self.model.keras_model, data)
+        started = time.perf_counter()
+        self.run(1)
+        self.first_seconds = time.perf_counter() - started
+        self.run(2)
+        policy = self.model.keras_model.get_layer("res2a_branch2a").dtype_policy.name
+        self.name = f"mrcnn_parallel {keras.backend.backend()} {policy}"
+        self.version = f"keras {keras.__version__}, {timing.backend_version()}"
+        self.peak = timing.peak_memory_gib()  # of all models so far, this one being the largest yet
+
+    def run(self, steps):
+        training = self.model._training_model
+        history = training.fit(self.loader, steps_per_epoch=steps, shuffle=False, verbose=0)
+        return history.history["loss"][-1]
+
+    def peak_gib(self):
+        return self.peak
+
+
+class TorchvisionStep:
+    """torchvision's maskrcnn_resnet50_fpn, AMP bfloat16, SGD; see --help."""
+
+    def __init__(self, arguments, batch, channels_last):
+        import torch
+        import torchvision
+
+        self.torch, self.images = torch, batch
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+        torch.backends.cudnn.benchmark = True
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        size = arguments.image_size
+        self.net = torchvision.models.detection.maskrcnn_resnet50_fpn(
+            weights=None,
+            weights_backbone=None,
+            num_classes=arguments.classes,
+            min_size=size,
+            max_size=size,
+            trainable_backbone_layers=5,
+        ).to(device)
+        if channels_last:
+            self.net = self.net.to(memory_format=torch.channels_last)
+        trainable = [p for p in self.net.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.SGD(trainable, lr=1e-4, momentum=0.9)
+        self.device = device
+        generator = torch.Generator().manual_seed(0)
+        self.data = [self._made_up(arguments, size, generator) for _ in range(batch)]
+        self.name = f"torchvision AMP bf16{' channels_last' if channels_last else ''}"
+        self.version = f"torch {torch.__version__}, torchvision {torchvision.__version__}"
+        self.build_seconds = 0.0
+        if device == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        started = time.perf_counter()
+        self.run(1)
+        self.first_seconds = time.perf_counter() - started
+        self.run(4)
+
+    def _made_up(self, arguments, size, generator):
+        torch = self.torch
+        corners = torch.rand(arguments.objects, 2, generator=generator) * size * 0.6
+        sides = (torch.rand(arguments.objects, 2, generator=generator) * 0.35 + 0.02) * size
+        boxes = torch.cat([corners, (corners + sides).clamp(max=size - 1)], 1)
+        masks = torch.zeros(arguments.objects, size, size, dtype=torch.uint8)
+        for mask, (x1, y1, x2, y2) in zip(masks, boxes.int().tolist(), strict=True):
+            mask[y1:y2, x1:x2] = 1
+        labels = torch.randint(1, arguments.classes, (arguments.objects,), generator=generator)
+        target = {"boxes": boxes, "labels": labels, "masks": masks}
+        image = torch.rand(3, size, size, generator=generator)
+        return image.to(self.device), {k: v.to(self.device) for k, v in target.items()}
+
+    def run(self, steps):
+        torch = self.torch
+        images, targets = [image for image, _ in self.data], [target for _, target in self.data]
+        for _ in range(steps):
+            self.optimizer.zero_grad(set_to_none=True)
+            with torch.autocast(self.device, dtype=torch.bfloat16):
+                loss = sum(self.net(images, targets).values())
+            loss.backward()
+            self.optimizer.step()
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+        return float(loss.detach())
+
+    def peak_gib(self):
+        return self.torch.cuda.max_memory_allocated() / 2**30 if self.device == "cuda" else None
+
+
+def measure(contender, windows, steps):
+    """Seconds a step of each window; alternating contenders is the caller's loop."""
+    started = time.perf_counter()
+    contender.run(steps)
+    windows.append((time.perf_counter() - started) / steps)
+
+
+def main(argv=None):
+    arguments = parse_arguments(argv)
+    logging.basicConfig(level=logging.WARNING)
+    backend.expose_cpu_devices_without_gpu(max(arguments.gpus))
+    contenders = []
+    for gpus in arguments.gpus:
+        for batch in arguments.batch:
+            contenders.append((OurStep(arguments, batch, gpus), batch, gpus))
+    if not arguments.no_torchvision and 1 in arguments.gpus:
+        try:
+            import torchvision  # noqa: F401
+        except ImportError:
+            print("torchvision is not installed: no peer in this table")
+        else:
+            for batch in arguments.batch:
+                for channels_last in (False, True):
+                    step = TorchvisionStep(arguments, batch, channels_last)
+                    contenders.append((step, batch, 1))
+
+    windows = {id(step): [] for step, _, _ in contenders}
+    for _ in range(arguments.windows):
+        for step, _, _ in contenders:
+            measure(step, windows[id(step)], arguments.steps)
+
+    rows = []
+    for step, batch, gpus in contenders:
+        seconds = statistics.median(windows[id(step)])
+        rows.append(
+            {
+                "name": step.name,
+                "version": step.version,
+                "gpus": gpus,
+                "batch_per_gpu": batch,
+                "ms": 1000 * seconds,
+                "images_per_second": step.images / seconds,
+                "spread_ms": 1000 * (max(windows[id(step)]) - min(windows[id(step)])),
+                "peak_gib": step.peak_gib(),
+                "build_seconds": step.build_seconds,
+                "first_step_seconds": step.first_seconds,
+            }
+        )
+    peers = [r["images_per_second"] for r in rows if r["name"].startswith("torchvision")]
+    print(f"\n{arguments.image_size} px, {arguments.backbone}, {timing.device_name()}")
+    print(
+        f"{'':44}{'GPUs':>5}{'batch':>6}{'ms':>9}{'+-':>7}{'img/s':>9}{'ratio':>7}"
+        f"{'GiB':>7}{'build s':>9}{'first s':>9}"
+    )
+    for row in rows:
+        row["ratio"] = row["images_per_second"] / max(peers) if peers else None
+        print(
+            f"{row['name']:44}{row['gpus']:5}{row['batch_per_gpu']:6}{row['ms']:9.1f}"
+            f"{row['spread_ms'] / 2:7.1f}{row['images_per_second']:9.1f}"
+            f"{_or_dash(row['ratio'], '.2f'):>7}{_or_dash(row['peak_gib'], '.1f'):>7}"
+            f"{row['build_seconds']:9.1f}{row['first_step_seconds']:9.1f}"
+        )
+    if arguments.breakdown:
+        step, batch, _ = contenders[0]
+        parts = timing.time_cuts(inner_model(step), CUTS, step.loader.batch)
+        print(f"\nParts of one step at batch {batch}, each with its backward pass:")
+        for name, milliseconds in parts.items():
+            print(f"{name:44}{milliseconds:9.1f} ms")
+        rows.append({"breakdown": parts})
+    if arguments.json:
+        Path(arguments.json).write_text(json.dumps(rows, indent=1))
+
+
+def _or_dash(value, form):
+    return "-" if value is None else format(value, form)
+
+
+def inner_model(step):
+    return getattr(step.model.keras_model, "inner_model", step.model.keras_model)
+
+
+RPN = ["rpn_class_loss", "rpn_bbox_loss"]
+BOX = [*RPN, "mrcnn_class_loss", "mrcnn_bbox_loss"]
+CUTS = {  # growing parts of the network, by the layers whose outputs they end with
+    "backbone": ["res5c_out"],
+    "+ FPN": ["fpn_p2", "fpn_p3", "fpn_p4", "fpn_p5"],
+    "+ RPN": ["rpn_class_logits", "rpn_bbox"],
+    "+ RPN targets and losses": RPN,
+    "+ proposals": [*RPN, "ROI"],
+    "+ detection targets": [*RPN, "proposal_targets"],
+    "+ box head": BOX,
+    "+ mask head": [*BOX, "mrcnn_mask_loss"],
+}
+
+
+if __name__ == "__main__":
+    main()
