@@ -21,8 +21,9 @@ def expose_cpu_devices(count):
     flag = "--xla_force_host_platform_device_count"
     flags = [f for f in os.environ.get("XLA_FLAGS", "").split() if not f.startswith(flag)]
     os.environ["XLA_FLAGS"] = " ".join([*flags, f"{flag}={count}"])
-    # XLA's CPU client has one thread a core for all its devices, and a thread that waits for another
-    # device's part of a sum is blocked. On few cores all may wait for ever, so it gets more threads.
+    # XLA's CPU client has one thread a core for all its devices, and a thread that waits for
+    # another device's part of a sum is blocked. On few cores all may end up waiting, for ever; so
+    # it gets more threads.
     os.environ.setdefault("NPROC", str(max(os.cpu_count() or 1, 16 * count)))
     import keras
 

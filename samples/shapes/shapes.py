@@ -276,8 +276,8 @@ def choose_config(arguments):
     on_cpu = backend.expose_cpu_devices_without_gpu(count)
     if on_cpu:
         logging.info(
-            "No GPU found: training a small network on %d CPU device(s). --backbone, --image-size and "
-            "--epochs change that.",
+            "No GPU found: training a small network on %d CPU device(s). --backbone, --image-size "
+            "and --epochs change that.",
             count,
         )
     base = SmallConfig if on_cpu else FromScratchConfig
