@@ -219,3 +219,46 @@ def enable_compilation_cache():
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
     return folder
+
+
+def take_rows(table, index):
+    """table[index], whose gradient is summed in float32.
+
+    In bfloat16 a row that is taken many times would lose small terms; and GPUs add float32 in one
+    instruction, bfloat16 in a loop.
+
+    Args:
+        table: (N, C).
+        index: (M,) int32.
+
+    Returns:
+        (M, C).
+    """
+    import keras
+    from keras import ops
+
+    rows, dtype = ops.shape(table)[0], table.dtype
+
+    def gradient(index, upstream):
+        total = ops.segment_sum(ops.cast(upstream, "float32"), index, num_segments=rows)
+        return ops.cast(total, dtype)
+
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        @tf.custom_gradient
+        def take(table):
+            return tf.gather(table, index), lambda upstream: gradient(index, upstream)
+
+        return take(table)
+    import jax
+
+    @jax.custom_vjp
+    def take(table, index):
+        return table[index]
+
+    take.defvjp(
+        lambda table, index: (table[index], index),
+        lambda index, upstream: (gradient(index, upstream), None),
+    )
+    return take(table, index)

@@ -1,7 +1,9 @@
 """ParallelModel: a Keras model that runs on several devices, one slice of the batch on each.
 
 This file stands alone: it imports nothing from its package, so it can be copied into any other.
-It uses the Keras of the model it is given, on TensorFlow or on JAX, and imports neither before.
+It uses the Keras of the model it is given, and imports none before: Keras 3, on TensorFlow or on
+JAX, or tf_keras (which `tensorflow.keras` is with TF_USE_LEGACY_KERAS=1), with or without eager
+execution.
 
     parallel = ParallelModel(keras_model, gpu_count=2)
     parallel.compile(...)
@@ -18,11 +20,13 @@ averages outputs of shape (), concatenates the others on axis 0, and assigns the
                 gradients meet in a single all-reduce
 """
 
+import contextlib
 import functools
 import importlib
 import inspect
 import itertools
 import logging
+import operator
 import re
 import time
 
@@ -106,14 +110,11 @@ class ParallelModel:
         engine = family.engine(keras_model, int(gpu_count), jit_replicas)
         inputs, outputs, layer = family.graph(keras_model, engine)
         super().__init__(inputs=inputs, outputs=outputs, name=f"parallel_{keras_model.name}")
-        self.dtype_policy = keras_model.dtype_policy  # `compile` scales losses by it
         self._engine = engine
         self._replicate = layer
         self.gpu_count = engine.count
         self.devices = tuple(engine.names)
-        if getattr(keras_model, "compiled", False) and keras_model.optimizer is not None:
-            settings = {**keras_model._compile_config.config, "optimizer": keras_model.optimizer}
-            self.compile(**settings, auto_scale_loss=False)
+        self._take_over(keras_model)
         seconds = time.perf_counter() - started
         where = f"{self.gpu_count} replica(s) on {', '.join(self.devices)}"
         log.info("%s: %s, prepared in %.2f s", keras_model.name, where, seconds)
@@ -150,12 +151,6 @@ class ParallelModel:
         """Prints the wrapper and then the inner model."""
         super().summary(*args, **kwargs)
         self.inner_model.summary(*args, **kwargs)
-
-    def compile(self, *args, **kwargs):
-        """As `keras.Model.compile`; the inner model is compiled alike and shares the optimizer."""
-        super().compile(*args, **kwargs)
-        settings = {**self._compile_config.config, "optimizer": self.optimizer}
-        super().compile.__func__(self.inner_model, **settings, auto_scale_loss=False)
 
     def shard_batch(self, batch):
         """Puts a nest of host arrays where the replicas take their rows from.
@@ -256,8 +251,10 @@ def _arguments(function, args, kwargs):
 def _family_of(model):
     """The Keras that `model` is made of, as one of the families below."""
     for cls in type(model).__mro__:
-        if cls.__module__.split(".")[0] == "keras" and cls.__name__ == "Model":
+        if (cls.__module__, cls.__name__) == ("keras.src.models.model", "Model"):
             return _Keras3
+        if cls.__module__.split(".")[0] == "tf_keras" and cls.__name__ == "Model":
+            return _TfKeras
     raise ValueError(f"{_SUPPORTED}, not {type(model).__name__}.")
 
 
@@ -267,7 +264,7 @@ def _concrete_class(cls, family):
     base = family.model_class()
     if issubclass(cls, base):
         return cls
-    return type(cls.__name__, (cls, family.training(), base), {"__module__": cls.__module__})
+    return type(cls.__name__, (cls, *family.training(), base), {"__module__": cls.__module__})
 
 
 class _Keras3:
@@ -284,7 +281,8 @@ class _Keras3:
     def training():
         import keras
 
-        return _JaxTraining if keras.backend.backend() == "jax" else _TensorFlowTraining
+        on_jax = keras.backend.backend() == "jax"
+        return _Keras3Compile, _JaxTraining if on_jax else _TensorFlowTraining
 
     @staticmethod
     def engine(model, count, jit):
@@ -334,6 +332,23 @@ class _Keras3:
             for name, value in zip(output_names, layer(inputs), strict=True)
         ]
         return inputs, keras.tree.pack_sequence_as(inner_outputs, outputs), layer
+
+
+class _Keras3Compile:
+    """What is Keras 3's own in compiling."""
+
+    def _take_over(self, keras_model):
+        """The settings of a compiled model become the wrapper's."""
+        self.dtype_policy = keras_model.dtype_policy  # `compile` scales losses by it
+        if keras_model.compiled and keras_model.optimizer is not None:
+            settings = {**keras_model._compile_config.config, "optimizer": keras_model.optimizer}
+            self.compile(**settings, auto_scale_loss=False)
+
+    def compile(self, *args, **kwargs):
+        """As `keras.Model.compile`; the inner model is compiled alike and shares the optimizer."""
+        super().compile(*args, **kwargs)
+        settings = {**self._compile_config.config, "optimizer": self.optimizer}
+        super().compile.__func__(self.inner_model, **settings, auto_scale_loss=False)
 
 
 def _unique(name, taken):
@@ -435,6 +450,227 @@ def _keras3_replicate():
     return Replicate
 
 
+# === tf_keras ===
+
+
+class _TfKeras:
+    """tf_keras, with eager execution or in TensorFlow 1's graph mode."""
+
+    @staticmethod
+    def model_class():
+        import tf_keras
+
+        tensor = tf_keras.Input((1,))
+        return type(tf_keras.Model(tensor, tensor))
+
+    @staticmethod
+    def training():
+        return _TfKerasCompile, _TensorFlowTraining
+
+    @staticmethod
+    def engine(model, count, jit):
+        return _TensorFlow(count, jit, may_jit=False)
+
+    @staticmethod
+    def check(model):
+        """Raises ValueError where `model` is of a kind that can't be wrapped."""
+        if isinstance(model, ParallelModel):
+            raise ValueError(f"{model.name} is a ParallelModel already: wrap its inner_model.")
+        if not isinstance(model, _TfKeras.model_class()) or not model.built or not model.inputs:
+            raise ValueError(f"{_SUPPORTED}; {model.name} is a {type(model).__name__} that isn't.")
+        if any(layer.sparse or layer.ragged for layer in model._input_layers):
+            raise ValueError(
+                f"{model.name} has a sparse or ragged input; ParallelModel slices dense ones."
+            )
+
+    @staticmethod
+    def graph(model, engine):
+        """(inputs, outputs, Replicate layer) of a wrapper around `model`."""
+        import tensorflow as tf
+        import tf_keras
+
+        # Not the model's own: in graph mode the losses of its own layers hang on those.
+        inputs = [
+            tf_keras.Input(shape=tensor.shape[1:], dtype=tensor.dtype, name=name)
+            for tensor, name in zip(model.inputs, model.input_names, strict=True)
+        ]
+        inputs = tf.nest.pack_sequence_as(model.input, inputs)
+        taken = set(model.input_names)
+        layer = _tf_keras_replicate()(model, engine, name=_unique("replicate", taken))
+        outputs = [
+            tf_keras.layers.Identity(name=_unique(name, taken), dtype="float32", autocast=False)(x)
+            for name, x in zip(model.output_names, layer.connect(inputs), strict=True)
+        ]
+        return inputs, tf.nest.pack_sequence_as(model.output, outputs), layer
+
+
+class _TfKerasCompile:
+    """What is tf_keras' own in compiling."""
+
+    def _take_over(self, keras_model):
+        """The settings of a compiled model become the wrapper's; not in graph mode."""
+        settings = getattr(keras_model, "_compile_config", None)
+        if settings is not None:
+            self.compile(**{**settings.config, "optimizer": keras_model.optimizer})
+
+    def compile(self, *args, **kwargs):
+        """As `tf_keras.Model.compile`; with eager execution the inner model is compiled alike."""
+        super().compile(*args, **kwargs)
+        settings = getattr(self, "_compile_config", None)
+        if settings is not None:
+            settings = {**settings.config, "optimizer": self.optimizer}
+            super().compile.__func__(self.inner_model, **settings)
+
+    @property
+    def losses(self):
+        """Without those that the inner model's layers made from its own inputs, in graph mode."""
+        foreign = {id(loss) for loss in self._replicate.foreign_losses}
+        return [loss for loss in super().losses if id(loss) not in foreign]
+
+
+@functools.cache
+def _tf_keras_replicate():
+    """The Replicate layer's class."""
+    import tensorflow as tf
+    import tf_keras
+
+    class Replicate(tf_keras.layers.Layer):
+        """Runs `model` on the engine's devices; returns its outputs, merged, as a flat list."""
+
+        tree = tf.nest
+        # Layers of such modules are not rewritten by AutoGraph. The model's own layers still are.
+        __module__ = tf_keras.layers.Layer.__module__
+
+        def __init__(self, model, engine, name):
+            super().__init__(name=name, dtype="float32", autocast=False)
+            self.model = model
+            self.engine = engine
+            self.shapes_only = False
+            self.graph_mode = not tf.compat.v1.executing_eagerly_outside_functions()
+            # Where layers keep the losses that they add in a call
+            self.loss_list = "_losses" if self.graph_mode else "_eager_losses"
+            lists = [layer._losses for layer in model._flatten_layers()] if self.graph_mode else []
+            self.foreign_losses = tuple(itertools.chain(*lists))
+
+        def connect(self, inputs):
+            """The symbolic outputs; outside of graph mode without a replica being run for them."""
+            self.shapes_only = not self.graph_mode
+            outputs = self(inputs)
+            self.shapes_only = False
+            return outputs
+
+        def call(self, inputs, training=None):
+            model = self.model
+            if self.shapes_only:
+                shapes = [[None, *x.shape[1:]] if x.shape.rank else x.shape for x in model.outputs]
+                dtypes = [x.dtype for x in model.outputs]
+                return [*map(tf.compat.v1.placeholder, dtypes, shapes)]
+            if self.engine.count == 1:
+                return tf.nest.flatten(model(inputs, training=training))
+            variables = list(model.variables)
+            outputs, _, losses, updates = self.engine.run(
+                functools.partial(self.run_replica, variables, training),
+                variables,
+                inputs,
+                differentiable=[variable.trainable for variable in variables],
+                training=training if tf.is_tensor(training) else bool(training),
+                scalar=[output.shape.rank == 0 for output in model.outputs],
+            )
+            for k, value in updates.items():
+                update = variables[k].assign(value)
+                if self.graph_mode:  # there it must be among the updates of the layer it belongs to
+                    self.owner(variables[k]).add_update(update)
+            for loss in losses:
+                self.add_loss(loss, inputs=True)
+            return outputs
+
+        def owner(self, variable):
+            """The layer of the model that made `variable`."""
+            for layer in self.model._flatten_layers():
+                own = layer._trainable_weights + layer._non_trainable_weights
+                if any(variable is weight for weight in own):
+                    return layer
+            return self
+
+        def run_replica(self, variables, training, values, inputs, seed_shift):
+            """One replica: (outputs, masks, losses, updates), the last a dict by position."""
+            lists = [getattr(layer, self.loss_list) for layer in self.model._flatten_layers()]
+            marks = [len(losses) for losses in lists]
+            with (
+                _own_values(variables, values) as updates,
+                _own_batch_size(self.model, self.engine.count),
+            ):
+                outputs = tf.nest.flatten(self.model(inputs, training=training))
+            lists = [getattr(layer, self.loss_list) for layer in self.model._flatten_layers()]
+            losses = []
+            for mine, mark in zip(lists, marks, strict=True):
+                losses += mine[mark:]
+                del mine[mark:]  # the mean of the replicas' losses takes their place
+            return outputs, {}, losses, updates
+
+    return Replicate
+
+
+@contextlib.contextmanager
+def _own_values(variables, values):
+    """In it `variables`, of tf_keras, have `values`; what is assigned goes to the dict it gives.
+
+    That dict has the new values by position. Operations which take a variable's handle, such as a
+    lookup in an embedding, read the variable itself.
+    """
+    import tensorflow as tf
+
+    current, assigned = list(values), {}
+
+    def methods(k):
+        def read(*args, **kwargs):
+            return current[k]
+
+        def assign(value, *args, **kwargs):
+            current[k] = assigned[k] = tf.cast(value, current[k].dtype)
+            return current[k]
+
+        def assign_add(delta, *args, **kwargs):
+            return assign(current[k] + tf.cast(delta, current[k].dtype))
+
+        def assign_sub(delta, *args, **kwargs):
+            return assign(current[k] - tf.cast(delta, current[k].dtype))
+
+        return {
+            "value": read,
+            "read_value": read,
+            "assign": assign,
+            "assign_add": assign_add,
+            "assign_sub": assign_sub,
+        }
+
+    with contextlib.ExitStack() as stack:
+        for k, variable in enumerate(variables):
+            # mixed precision wraps variables
+            attributes = vars(getattr(variable, "_variable", variable))
+            for name, method in methods(k).items():
+                attributes[name] = method  # hides the class's
+                stack.callback(attributes.pop, name)
+        yield assigned
+
+
+@contextlib.contextmanager
+def _own_batch_size(model, count):
+    """In it, layers that have a Matterport `config` read a replica's batch size as BATCH_SIZE.
+
+    Matterport's DetectionLayer reshapes to `config.BATCH_SIZE` rows, which are those of all
+    replicas together.
+    """
+    configs = {id(c): c for c in (getattr(x, "config", None) for x in model._flatten_layers())}
+    with contextlib.ExitStack() as stack:
+        for config in configs.values():
+            size = getattr(config, "BATCH_SIZE", None)
+            if size is not None and getattr(config, "GPU_COUNT", None) == count:
+                stack.callback(setattr, config, "BATCH_SIZE", size)
+                config.BATCH_SIZE = size // count
+        yield
+
+
 # === TensorFlow ===
 
 
@@ -453,6 +689,8 @@ class _TensorFlow:
         self.supports_jit = count == 1  # compiled as a whole, all replicas land on one device
 
     def shard_batch(self, batch):
+        if not self.tf.executing_eagerly():
+            return batch
         with self.tf.device("/cpu:0"):
             return self.tf.nest.map_structure(
                 lambda x: x if x is None else self.tf.convert_to_tensor(x), batch
@@ -496,33 +734,48 @@ class _TensorFlow:
         return self.tf.add_n(replicas) / len(replicas)
 
     def _slices(self, inputs, training):
-        """A nest of inputs for each replica, and what to do to the rows of merged outputs."""
+        """A nest of inputs for each replica, and what to do to the rows of merged outputs.
+
+        `training` is a bool, or a tensor where one graph serves both.
+        """
         tf, count = self.tf, self.count
         tensors = [x for x in tf.nest.flatten(inputs) if x is not None]
         rows = _common_rows(tensors)
-        if training and rows is not None:
+        if training is True and rows is not None:
             _check_training_rows(rows, count, equal=False)
-        fits = training or (rows is not None and rows >= count)
+        fits = training is True or (rows is not None and rows >= count)
         with tf.device("/cpu:0"), tf.name_scope("slice"):
             if rows is None:
                 rows = tf.shape(tensors[0])[0]
-            if training and tf.is_tensor(rows):
-                enough = tf.debugging.Assert(rows >= count, [self._TOO_FEW, rows, count])
+            if training is not False and tf.is_tensor(rows):
+                enough = (rows >= count) | ~tf.cast(training, "bool")
+                enough = tf.debugging.Assert(enough, [self._TOO_FEW, rows, count])
                 with tf.control_dependencies([enough]):
                     rows = tf.identity(rows)
             total = rows if fits else tf.maximum(rows, count)
             starts = [i * (total // count) for i in range(count)] + [total]
 
-            def cut(x, start, stop):
-                if x is None or fits:
-                    return x if x is None else x[start:stop]
-                return tf.gather(x, tf.range(start, stop) % rows)  # too few rows are repeated
+            def fill(x):  # too few rows are repeated
+                repeated = tf.range(total) % rows
+                return tf.cond(total > rows, lambda: tf.gather(x, repeated), lambda: x)
 
+            def each(function, nest):
+                return tf.nest.map_structure(lambda x: x if x is None else function(x), nest)
+
+            if not fits:
+                inputs = each(fill, inputs)
             parts = [
-                tf.nest.map_structure(functools.partial(cut, start=start, stop=stop), inputs)
+                each(operator.itemgetter(slice(start, stop)), inputs)
                 for start, stop in itertools.pairwise(starts)
             ]
-        return parts, lambda x: x if fits else x[: tf.shape(x)[0] // total * rows]
+
+        def trim(x):
+            if fits:
+                return x
+            size = tf.shape(x)[0]
+            return x[: tf.where(total > rows, size // total * rows, size)]
+
+        return parts, trim
 
     def _pinned(self, replica, device, differentiable):
         """`replica(values, inputs)` in a graph, with its gradient on `device` too.
@@ -534,7 +787,9 @@ class _TensorFlow:
 
         def run(values, inputs):
             tensors = [x for x in tf.nest.flatten(inputs) if x is not None]
-            wanted = [*differentiable, *map(_is_on_a_tape, tensors)]
+            has_tape = tf.compat.v1.executing_eagerly_outside_functions()  # not in a TF 1 graph
+            wanted = [x.dtype.is_floating and (not has_tape or _is_on_a_tape(x)) for x in tensors]
+            wanted = [*differentiable, *wanted]
 
             def forward(*flat):
                 # XLA compiles the gradients of all arguments: without this, of frozen weights too
@@ -554,20 +809,22 @@ class _TensorFlow:
                     tape.watch(sources)
                     nest.append(forward(*flat))
                 outputs = tf.nest.flatten(nest[-1])
+                gradient_of = tape.gradient if has_tape else tf.gradients
 
-                def backward(*gradients):
+                def backward(*gradients, variables=()):  # variables: those that are no `values`
                     used = [
                         (output, gradient)
                         for output, gradient in zip(outputs, gradients, strict=True)
                         if output.dtype.is_floating and gradient.op.type != "ZerosLike"
                     ]
-                    found = [None] * len(sources)
+                    found = [None] * (len(sources) + len(variables))
                     if used:
                         targets, upstream = map(list, zip(*used, strict=True))
                         with tf.device(device):
-                            found = tape.gradient(targets, sources, upstream)
+                            found = gradient_of(targets, [*sources, *variables], upstream)
                     found = (x if x is None else tf.convert_to_tensor(x) for x in found)
-                    return [next(found) if w else None for w in wanted]
+                    to_arguments = [next(found) if w else None for w in wanted]
+                    return (to_arguments, [*found]) if variables else to_arguments
 
                 return outputs, backward
 
@@ -584,8 +841,6 @@ class _TensorFlow:
 
 def _is_on_a_tape(tensor):
     """Whether a gradient with respect to an input can be asked for; True where unknown."""
-    if not tensor.dtype.is_floating:
-        return False
     try:
         from tensorflow.python.eager.record import should_record_backprop
     except ImportError:

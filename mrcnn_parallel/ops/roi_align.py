@@ -12,6 +12,7 @@ levels of one image together.
 import numpy as np
 from keras import ops
 
+from mrcnn_parallel import backend
 from mrcnn_parallel.ops import boxes as box_ops
 
 # A corner at exactly 1.0 may round to a hair beyond the last pixel centre, by the order of the
@@ -88,7 +89,9 @@ def pyramid_roi_align(
         )  # (4, B, R, h, w)
         spread = ops.reshape(ops.arange(int(np.prod(index.shape[2:]))), (1, 1, *index.shape[2:]))
         spread = spread % cells + images[..., None, None]  # (1, B, R, h, w)
-        return take_rows(flat, ops.where(padding[..., None, None], spread, index))
+        index = ops.where(padding[..., None, None], spread, index)
+        values = backend.take_rows(flat, ops.reshape(index, (-1,)))
+        return ops.reshape(values, (4, -1, *index.shape[2:], channels))  # (4, B, R, h, w, C)
 
     pooled = _bilinear(corners, ys, xs, height, width, flat.dtype)
     first_cell = first_cell[:, None, None, None, :]  # (B, 1, 1, 1, C)
@@ -189,32 +192,3 @@ def _bilinear(corners, ys, xs, height, width, dtype):
     lower = values[2] + (values[3] - values[2]) * weight_x
     values = upper + (lower - upper) * weight_y
     return ops.where(inside[..., None], values, ops.zeros_like(values))
-
-
-def take_rows(table, index):
-    """table[index], whose gradient is summed in float32.
-
-    In bfloat16 a cell that many boxes share would lose small terms; and GPUs add float32 in one
-    instruction, bfloat16 in a loop.
-
-    Args:
-        table: (N, C).
-        index: (...) int32.
-
-    Returns:
-        (..., C).
-    """
-    flat_index = ops.reshape(index, (-1,))
-    rows, channels = ops.shape(table)[0], table.shape[1]
-
-    @ops.custom_gradient
-    def take(table):
-        def gradient(*args, upstream=None):
-            upstream = args[0] if upstream is None else upstream
-            upstream = ops.reshape(ops.cast(upstream, "float32"), (-1, channels))
-            total = ops.segment_sum(upstream, flat_index, num_segments=rows)
-            return ops.cast(total, table.dtype)
-
-        return ops.take(table, flat_index, axis=0), gradient
-
-    return ops.reshape(take(table), (*index.shape[:1], -1, *index.shape[2:], channels))

@@ -1,4 +1,4 @@
-"""Box arithmetic: properties that hold for all boxes, and bfloat16 policies that must not matter."""
+"""Box arithmetic: properties that hold for all boxes, under any dtype policy."""
 
 import keras
 import numpy as np
