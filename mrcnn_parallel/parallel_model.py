@@ -282,7 +282,7 @@ class _Keras3:
         import keras
 
         on_jax = keras.backend.backend() == "jax"
-        return _Keras3Compile, _JaxTraining if on_jax else _TensorFlowTraining
+        return _Keras3Model, _JaxTraining if on_jax else _TensorFlowTraining
 
     @staticmethod
     def engine(model, count, jit):
@@ -334,8 +334,8 @@ class _Keras3:
         return inputs, keras.tree.pack_sequence_as(inner_outputs, outputs), layer
 
 
-class _Keras3Compile:
-    """What is Keras 3's own in compiling."""
+class _Keras3Model:
+    """What is Keras 3's own in a wrapper."""
 
     def _take_over(self, keras_model):
         """The settings of a compiled model become the wrapper's."""
@@ -465,7 +465,7 @@ class _TfKeras:
 
     @staticmethod
     def training():
-        return _TfKerasCompile, _TensorFlowTraining
+        return _TfKerasModel, _TensorFlowTraining
 
     @staticmethod
     def engine(model, count, jit):
@@ -504,8 +504,18 @@ class _TfKeras:
         return inputs, tf.nest.pack_sequence_as(model.output, outputs), layer
 
 
-class _TfKerasCompile:
-    """What is tf_keras' own in compiling."""
+class _TfKerasModel:
+    """What is tf_keras' own in a wrapper."""
+
+    # Matterport's `compile` gives the model these, empty. tf_keras would wrap and track them as it
+    # does layers, and `add_loss` would then fail: "unhashable type: 'ListWrapper'".
+    _UNTRACKED = ("metrics_tensors", "_losses", "_per_input_losses", "loss")
+
+    def __setattr__(self, name, value):
+        if name in self._UNTRACKED:
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
 
     def _take_over(self, keras_model):
         """The settings of a compiled model become the wrapper's; not in graph mode."""
@@ -522,8 +532,13 @@ class _TfKerasCompile:
             super().compile.__func__(self.inner_model, **settings)
 
     @property
+    def weights(self):
+        """The inner model's, in its order, which `get_weights` and `set_weights` have too."""
+        return self.inner_model.weights
+
+    @property
     def losses(self):
-        """Without those that the inner model's layers made from its own inputs, in graph mode."""
+        """Without those that the inner model's layers made of its own symbolic inputs."""
         foreign = {id(loss) for loss in self._replicate.foreign_losses}
         return [loss for loss in super().losses if id(loss) not in foreign]
 
@@ -549,7 +564,8 @@ def _tf_keras_replicate():
             self.graph_mode = not tf.compat.v1.executing_eagerly_outside_functions()
             # Where layers keep the losses that they add in a call
             self.loss_list = "_losses" if self.graph_mode else "_eager_losses"
-            lists = [layer._losses for layer in model._flatten_layers()] if self.graph_mode else []
+            # Their symbolic losses until now, of inputs that aren't the wrapper's
+            lists = [layer._losses for layer in model._flatten_layers()]
             self.foreign_losses = tuple(itertools.chain(*lists))
 
         def connect(self, inputs):
@@ -568,12 +584,15 @@ def _tf_keras_replicate():
             if self.engine.count == 1:
                 return tf.nest.flatten(model(inputs, training=training))
             variables = list(model.variables)
+            phase = training
+            if training is None and self.graph_mode:  # each layer looks it up by itself
+                phase = tf_keras.backend.learning_phase()
             outputs, _, losses, updates = self.engine.run(
                 functools.partial(self.run_replica, variables, training),
                 variables,
                 inputs,
                 differentiable=[variable.trainable for variable in variables],
-                training=training if tf.is_tensor(training) else bool(training),
+                training=phase if tf.is_tensor(phase) else bool(phase),
                 scalar=[output.shape.rank == 0 for output in model.outputs],
             )
             for k, value in updates.items():
@@ -597,7 +616,7 @@ def _tf_keras_replicate():
             lists = [getattr(layer, self.loss_list) for layer in self.model._flatten_layers()]
             marks = [len(losses) for losses in lists]
             with (
-                _own_values(variables, values) as updates,
+                _own_values(self.model, variables, values) as updates,
                 _own_batch_size(self.model, self.engine.count),
             ):
                 outputs = tf.nest.flatten(self.model(inputs, training=training))
@@ -612,23 +631,28 @@ def _tf_keras_replicate():
 
 
 @contextlib.contextmanager
-def _own_values(variables, values):
-    """In it `variables`, of tf_keras, have `values`; what is assigned goes to the dict it gives.
+def _own_values(model, variables, values):
+    """In it `variables`, of a tf_keras model, have `values`; what is assigned goes to a dict.
 
-    That dict has the new values by position. Operations which take a variable's handle, such as a
-    lookup in an embedding, read the variable itself.
+    That dict, which it gives, has the new values by position. Operations which take a variable's
+    handle, such as a lookup in an embedding, read the variable itself.
     """
     import tensorflow as tf
 
-    current, assigned = list(values), {}
+    graph = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
+    current, assigned, in_branches = list(values), {}, set()
 
     def methods(k):
         def read(*args, **kwargs):
             return current[k]
 
         def assign(value, *args, **kwargs):
-            current[k] = assigned[k] = tf.cast(value, current[k].dtype)
-            return current[k]
+            value = tf.cast(value, current[k].dtype)
+            if graph is None or value.graph is graph:
+                current[k] = assigned[k] = value
+            else:
+                in_branches.add(k)
+            return value
 
         def assign_add(delta, *args, **kwargs):
             return assign(current[k] + tf.cast(delta, current[k].dtype))
@@ -636,22 +660,38 @@ def _own_values(variables, values):
         def assign_sub(delta, *args, **kwargs):
             return assign(current[k] - tf.cast(delta, current[k].dtype))
 
-        return {
-            "value": read,
-            "read_value": read,
-            "assign": assign,
-            "assign_add": assign_add,
-            "assign_sub": assign_sub,
-        }
+        reading = {"value": read, "read_value": read}
+        return {**reading, "assign": assign, "assign_add": assign_add, "assign_sub": assign_sub}
+
+    def add_update(layer, updates, *args, **kwargs):
+        """Of a layer. Batch normalization assigns in a branch, and the branches' result is the
+        new value: in graph mode, where one graph is for training and for inference."""
+        for update in tf.nest.flatten(updates):
+            update = update() if callable(update) else update
+            if not in_branches:
+                type(layer).add_update(layer, update, *args, **kwargs)
+            elif len(in_branches) == 1:
+                k = in_branches.pop()
+                current[k] = assigned[k] = tf.convert_to_tensor(update)
 
     with contextlib.ExitStack() as stack:
+
+        def override(owner, name, method):
+            vars(owner)[name] = method  # hides the class's
+            stack.callback(vars(owner).pop, name)
+
         for k, variable in enumerate(variables):
-            # mixed precision wraps variables
-            attributes = vars(getattr(variable, "_variable", variable))
             for name, method in methods(k).items():
-                attributes[name] = method  # hides the class's
-                stack.callback(attributes.pop, name)
+                # mixed precision wraps variables
+                override(getattr(variable, "_variable", variable), name, method)
+        for layer in model._flatten_layers():
+            override(layer, "add_update", functools.partial(add_update, layer))
         yield assigned
+    for k in in_branches:
+        raise ValueError(
+            f"{model.name} assigns {variables[k].name} in a conditional branch, where replicas "
+            "can't: let the layer assign it always, to itself where nothing changes."
+        )
 
 
 @contextlib.contextmanager
@@ -833,10 +873,16 @@ class _TensorFlow:
 
         return run
 
-    def translated(self, error):
-        """The ValueError for an error raised by the assertion in `_slices`; else the error."""
-        found = re.search(re.escape(self._TOO_FEW) + r"\D*(\d+)", str(error))
-        return ValueError(_too_few_rows(int(found.group(1)), self.count)) if found else error
+    @contextlib.contextmanager
+    def translated_errors(self):
+        """In it, an error raised by the assertion in `_slices` becomes a ValueError."""
+        try:
+            yield
+        except self.tf.errors.InvalidArgumentError as error:
+            found = re.search(re.escape(self._TOO_FEW) + r"\D*(\d+)", str(error))
+            if found is None:
+                raise
+            raise ValueError(_too_few_rows(int(found.group(1)), self.count)) from None
 
 
 def _is_on_a_tape(tensor):
@@ -853,10 +899,12 @@ class _TensorFlowTraining:
 
     def fit(self, *args, **kwargs):
         self._check_batches(_arguments(super().fit, args, kwargs), equal=False)
-        try:
+        with self._engine.translated_errors():
             return super().fit(*args, **kwargs)
-        except self._engine.tf.errors.InvalidArgumentError as error:
-            raise self._engine.translated(error) from None
+
+    def train_on_batch(self, *args, **kwargs):
+        with self._engine.translated_errors():
+            return super().train_on_batch(*args, **kwargs)
 
     def predict_step(self, data):
         reshape = functools.partial(self._engine.tf.reshape, shape=(1,))

@@ -183,3 +183,19 @@ def test_each_tower_alone(training_model, row):
     outputs = run_training(training_model, training_inputs(slice(row, row + 1)))
     for name in LOSS_NAMES:
         np.testing.assert_allclose(outputs[name], DATA[f"tower{row}_{name}"], atol=TOLERANCE)
+
+
+def test_boxes_and_losses_are_float32_under_bfloat16():
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    model = mask_rcnn.build_training_model(tiny_config(RPN_TARGETS="input"))
+    fill(model)
+    assert model.get_layer("res2a_branch2a").compute_dtype == "bfloat16"
+    assert model.get_layer("fpn_p2").output.dtype == "bfloat16"
+    outputs = run_training(model, training_inputs())
+    for name, output in outputs.items():
+        expected = "bfloat16" if name == "mrcnn_class_logits" else "float32"  # a dense layer's own
+        assert output.dtype == expected, name
+    rois = outputs["ROI"]  # coordinates that bfloat16, with its 8 bits, could not hold
+    assert (rois.view(np.uint32) & 0xFFFF != 0).mean() > 0.5
+    for name in ("rpn_class_loss", "rpn_bbox_loss"):  # of the same anchors, up to rounding
+        np.testing.assert_allclose(outputs[name], DATA[f"trainsg_{name}"], rtol=0.05)

@@ -110,10 +110,12 @@ class DetectionLayer(KL.Layer):
     def call(self, inputs):
         def one(boxes, probabilities, deltas):
             scores = tf.reduce_max(probabilities[:, 1:], axis=1)
-            best = tf.nn.top_k(scores, self.config.DETECTION_MAX_INSTANCES).indices
             class_ids = tf.argmax(probabilities, axis=1)
             found = [boxes + deltas[:, 1], tf.cast(class_ids, tf.float32)[:, None], scores[:, None]]
-            return tf.gather(tf.concat(found, axis=1), best)
+            found = tf.gather(tf.concat(found, axis=1), tf.where(scores > 0.3)[:, 0])
+            found = found[: self.config.DETECTION_MAX_INSTANCES]
+            gap = self.config.DETECTION_MAX_INSTANCES - tf.shape(found)[0]
+            return tf.pad(found, [(0, gap), (0, 0)])
 
         detections = batch_slice(inputs, one, self.config.IMAGES_PER_GPU)
         return tf.reshape(
@@ -284,8 +286,13 @@ class MaskRCNN:
                 ]
             )
 
-        self.keras_model.add_loss(regularization if tf.executing_eagerly() else regularization())
-        self.keras_model.compile(optimizer=optimizer, loss=[None] * len(self.keras_model.outputs))
+        if tf.executing_eagerly():
+            self.keras_model.add_loss(regularization)
+            self.keras_model.compile(optimizer=optimizer)
+        else:
+            self.keras_model.add_loss(regularization())
+            outputs = len(self.keras_model.outputs)
+            self.keras_model.compile(optimizer=optimizer, loss=[None] * outputs)
         for name in LOSSES:
             if name in self.keras_model.metrics_names:
                 continue
@@ -308,7 +315,7 @@ class MaskRCNN:
             epochs=epochs,
             callbacks=list(callbacks),
             verbose=0,
-            workers=0,
+            workers=1,
         ).history
 
     def detect(self, images, metas):
