@@ -1,5 +1,6 @@
 """What the benchmarks share: batches that stay on the devices, memory, and parts of a step."""
 
+import statistics
 import time
 
 import keras
@@ -68,6 +69,76 @@ def peak_memory_gib():
     if not tf.config.list_physical_devices("GPU"):
         return None
     return tf.config.experimental.get_memory_info("GPU:0")["peak"] / 2**30
+
+
+def has_torchvision():
+    try:
+        import torchvision  # noqa: F401
+    except ImportError:
+        print("torchvision is not installed: no peer in this table")
+        return False
+    return True
+
+
+def compare(contenders, windows, steps):
+    """Times contenders in turns, a window of steps each.
+
+    Args:
+        contenders: objects with `run(steps)`, which returns when all work is done; `name`,
+            `version`, `gpus`, `batch` per GPU, `images` a step, `build_seconds`, `first_seconds`
+            and `peak_gib()`.
+        windows: rounds; the median one counts.
+        steps: in a window.
+
+    Returns:
+        A list of dicts, one a contender; `ratio` is to the fastest torchvision, None without one.
+    """
+    seconds = [[] for _ in contenders]
+    for _ in range(windows):
+        for contender, times in zip(contenders, seconds, strict=True):
+            started = time.perf_counter()
+            contender.run(steps)
+            times.append((time.perf_counter() - started) / steps)
+    rows = []
+    for contender, times in zip(contenders, seconds, strict=True):
+        median = statistics.median(times)
+        rows.append(
+            {
+                "name": contender.name,
+                "version": contender.version,
+                "gpus": contender.gpus,
+                "batch_per_gpu": contender.batch,
+                "ms": 1000 * median,
+                "images_per_second": contender.images / median,
+                "spread_ms": 1000 * (max(times) - min(times)),
+                "peak_gib": contender.peak_gib(),
+                "build_seconds": contender.build_seconds,
+                "first_seconds": contender.first_seconds,
+            }
+        )
+    peers = [r["images_per_second"] for r in rows if r["name"].startswith("torchvision")]
+    for row in rows:
+        row["ratio"] = row["images_per_second"] / max(peers) if peers else None
+    return rows
+
+
+def print_table(title, rows):
+    print(f"\n{title}, {device_name()}")
+    print(
+        f"{'':48}{'GPUs':>5}{'batch':>6}{'ms':>9}{'+-':>7}{'img/s':>9}{'ratio':>7}"
+        f"{'GiB':>7}{'build s':>9}{'first s':>9}"
+    )
+    for row in rows:
+        print(
+            f"{row['name']:48}{row['gpus']:5}{row['batch_per_gpu']:6}{row['ms']:9.1f}"
+            f"{row['spread_ms'] / 2:7.1f}{row['images_per_second']:9.1f}"
+            f"{_or_dash(row['ratio'], '.2f'):>7}{_or_dash(row['peak_gib'], '.1f'):>7}"
+            f"{row['build_seconds']:9.1f}{row['first_seconds']:9.1f}"
+        )
+
+
+def _or_dash(value, form):
+    return "-" if value is None else format(value, form)
 
 
 def time_cuts(model, cuts, batch, repeats=10):

@@ -13,7 +13,6 @@ import argparse
 import json
 import logging
 import os
-import statistics
 import sys
 import time
 from pathlib import Path
@@ -86,7 +85,7 @@ class OurStep:
             IMAGE_MAX_DIM=arguments.image_size,
             DTYPE_POLICY=arguments.dtype,
         )
-        self.images = batch * gpus
+        self.batch, self.gpus, self.images = batch, gpus, batch * gpus
         started = time.perf_counter()
         self.model = MaskRCNN("training", self.config, "logs")
         self.model.compile(learning_rate=1e-4, momentum=0.9)
@@ -118,7 +117,7 @@ class TorchvisionStep:
         import torch
         import torchvision
 
-        self.torch, self.images = torch, batch
+        self.torch, self.batch, self.gpus, self.images = torch, batch, 1, batch
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
         torch.backends.cudnn.benchmark = True
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -178,81 +177,30 @@ class TorchvisionStep:
         return self.torch.cuda.max_memory_allocated() / 2**30 if self.device == "cuda" else None
 
 
-def measure(contender, windows, steps):
-    """Seconds a step of each window; alternating contenders is the caller's loop."""
-    started = time.perf_counter()
-    contender.run(steps)
-    windows.append((time.perf_counter() - started) / steps)
-
-
 def main(argv=None):
     arguments = parse_arguments(argv)
     logging.basicConfig(level=logging.WARNING)
     backend.expose_cpu_devices_without_gpu(max(arguments.gpus))
-    contenders = []
-    for gpus in arguments.gpus:
+    contenders = [
+        OurStep(arguments, batch, gpus) for gpus in arguments.gpus for batch in arguments.batch
+    ]
+    if not arguments.no_torchvision and 1 in arguments.gpus and timing.has_torchvision():
         for batch in arguments.batch:
-            contenders.append((OurStep(arguments, batch, gpus), batch, gpus))
-    if not arguments.no_torchvision and 1 in arguments.gpus:
-        try:
-            import torchvision  # noqa: F401
-        except ImportError:
-            print("torchvision is not installed: no peer in this table")
-        else:
-            for batch in arguments.batch:
-                for channels_last in (False, True):
-                    step = TorchvisionStep(arguments, batch, channels_last)
-                    contenders.append((step, batch, 1))
+            for channels_last in (False, True):
+                contenders.append(TorchvisionStep(arguments, batch, channels_last))
 
-    windows = {id(step): [] for step, _, _ in contenders}
-    for _ in range(arguments.windows):
-        for step, _, _ in contenders:
-            measure(step, windows[id(step)], arguments.steps)
-
-    rows = []
-    for step, batch, gpus in contenders:
-        seconds = statistics.median(windows[id(step)])
-        rows.append(
-            {
-                "name": step.name,
-                "version": step.version,
-                "gpus": gpus,
-                "batch_per_gpu": batch,
-                "ms": 1000 * seconds,
-                "images_per_second": step.images / seconds,
-                "spread_ms": 1000 * (max(windows[id(step)]) - min(windows[id(step)])),
-                "peak_gib": step.peak_gib(),
-                "build_seconds": step.build_seconds,
-                "first_step_seconds": step.first_seconds,
-            }
-        )
-    peers = [r["images_per_second"] for r in rows if r["name"].startswith("torchvision")]
-    print(f"\n{arguments.image_size} px, {arguments.backbone}, {timing.device_name()}")
-    print(
-        f"{'':44}{'GPUs':>5}{'batch':>6}{'ms':>9}{'+-':>7}{'img/s':>9}{'ratio':>7}"
-        f"{'GiB':>7}{'build s':>9}{'first s':>9}"
-    )
-    for row in rows:
-        row["ratio"] = row["images_per_second"] / max(peers) if peers else None
-        print(
-            f"{row['name']:44}{row['gpus']:5}{row['batch_per_gpu']:6}{row['ms']:9.1f}"
-            f"{row['spread_ms'] / 2:7.1f}{row['images_per_second']:9.1f}"
-            f"{_or_dash(row['ratio'], '.2f'):>7}{_or_dash(row['peak_gib'], '.1f'):>7}"
-            f"{row['build_seconds']:9.1f}{row['first_step_seconds']:9.1f}"
-        )
+    rows = timing.compare(contenders, arguments.windows, arguments.steps)
+    title = f"Training step, {arguments.image_size} px, {arguments.backbone}"
+    timing.print_table(title, rows)
     if arguments.breakdown:
-        step, batch, _ = contenders[0]
+        step = contenders[0]
         parts = timing.time_cuts(inner_model(step), CUTS, step.loader.batch)
-        print(f"\nParts of one step at batch {batch}, each with its backward pass:")
+        print(f"\nParts of one step at batch {step.batch}, each with its backward pass:")
         for name, milliseconds in parts.items():
             print(f"{name:44}{milliseconds:9.1f} ms")
         rows.append({"breakdown": parts})
     if arguments.json:
         Path(arguments.json).write_text(json.dumps(rows, indent=1))
-
-
-def _or_dash(value, form):
-    return "-" if value is None else format(value, form)
 
 
 def inner_model(step):

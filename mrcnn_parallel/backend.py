@@ -91,30 +91,29 @@ def describe_devices():
     return f"{keras.backend.backend()}, {len(visible_devices())} {kind} device(s) visible"
 
 
-def compile_forward(forward, model):
+def compile_forward(forward, model, prepare=list):
     """Compiles a forward pass: one program for each set of input shapes.
 
     Args:
         forward: function of the model's outputs -> tensors to return.
         model: a built keras.Model.
+        prepare: function of the inputs -> the model's inputs, part of the program.
 
     Returns:
-        Function of a list of NumPy inputs -> list of NumPy outputs. It always reads the model's
-        current weights.
+        Function of a list of arrays -> list of tensors, which the device may still be computing. It
+        always reads the model's current weights.
     """
     import keras
-    import numpy as np
 
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
-        compiled = tf.function(lambda inputs: forward(model(inputs, training=False)))
-        return lambda inputs: [
-            np.asarray(x) for x in compiled([tf.convert_to_tensor(x) for x in inputs])
-        ]
+        compiled = tf.function(lambda inputs: forward(model(prepare(inputs), training=False)))
+        return lambda inputs: compiled([tf.convert_to_tensor(x) for x in inputs])
     import jax
 
     def run(trainable, non_trainable, inputs):
+        inputs = prepare(inputs)
         outputs, _ = model.stateless_call(trainable, non_trainable, inputs, training=False)
         return forward(outputs)
 
@@ -123,9 +122,35 @@ def compile_forward(forward, model):
     def call(inputs):
         trainable = [v.value for v in model.trainable_variables]
         non_trainable = [v.value for v in model.non_trainable_variables]
-        return [np.asarray(x) for x in compiled(trainable, non_trainable, list(inputs))]
+        return compiled(trainable, non_trainable, list(inputs))
 
     return call
+
+
+def on_device(array, model):
+    """A NumPy array as a tensor where `model`, or a ParallelModel's replicas, will read it."""
+    import keras
+
+    shard_batch = getattr(model, "shard_batch", None)
+    return keras.ops.convert_to_tensor(array) if shard_batch is None else shard_batch(array)
+
+
+def batch_placer(model):
+    """A function that puts a training batch, a tuple of arrays, where `model` will read it.
+
+    To be called in a loading thread, so that the transfer overlaps training. A ParallelModel's
+    replicas get their own rows each. TensorFlow without one moves batches by itself.
+    """
+    import keras
+
+    shard_batch = getattr(model, "shard_batch", None)
+    if shard_batch is not None:
+        return shard_batch
+    if keras.backend.backend() == "tensorflow":
+        return lambda batch: batch
+    import jax
+
+    return jax.device_put
 
 
 def dtype_policy(name):
@@ -262,3 +287,23 @@ def take_rows(table, index):
         lambda index, upstream: (gradient(index, upstream), None),
     )
     return take(table, index)
+
+
+def relu(x):
+    """max(x, 0), whose gradient needs the output only; JAX would keep a mask of the input, too."""
+    import keras
+    from keras import ops
+
+    if keras.backend.backend() == "tensorflow":  # does so by itself
+        return ops.relu(x)
+
+    @ops.custom_gradient
+    def positive_part(x):
+        output = ops.maximum(x, 0)
+
+        def gradient(upstream):
+            return ops.where(output > 0, upstream, ops.zeros_like(upstream))
+
+        return output, gradient
+
+    return positive_part(x)

@@ -2,6 +2,9 @@
 
     python -m mrcnn_parallel run script.py args...    a script written for Matterport's `mrcnn`
     python -m mrcnn_parallel run --cpu-devices 2 script.py    with GPU_COUNT = 2, but no GPU
+    python -m mrcnn_parallel inspect DATASET                  what is wrong with a dataset
+    python -m mrcnn_parallel convert FORMAT PATH OUT.json     a dataset as COCO JSON
+    python -m mrcnn_parallel doctor Mask_RCNN/mrcnn           what stops a package on this machine
 
 A command is a function `add_<command>(commands)` that adds its parser and sets `run` to what it
 does with the parsed arguments and returns as exit status; list it in COMMANDS. Nothing here imports
@@ -12,6 +15,9 @@ import argparse
 import runpy
 import sys
 from pathlib import Path
+
+from mrcnn_parallel.data.commands import add_convert, add_inspect
+from mrcnn_parallel.doctor.command import add_doctor
 
 
 def add_run(commands):
@@ -45,7 +51,7 @@ def _run(options):
     return run_script(options.script, options.arguments)
 
 
-COMMANDS = (add_run,)
+COMMANDS = (add_run, add_inspect, add_convert, add_doctor)
 
 
 def run_script(script, arguments):

@@ -85,7 +85,10 @@ class Config:
     RANDOM_SAMPLING = True  # False: the first ROIs and anchors are sampled, not random ones
     FPN_MASK_CONV_SIZE = 256  # channels of the mask head
     SEED = None  # fixes data order, augmentation and sampling; None: different each time
-    LOADER_WORKERS = 2  # threads that load images while the devices train
+    LOADER_WORKERS = 2  # threads that load images while the devices train; 0: none
+    LOADER_TIMEOUT = 120.0  # seconds after which loading one image counts as hung
+    ON_BAD_SAMPLE = "skip"  # an image that can't be loaded: "skip" (another instead) or "raise"
+    BAD_SAMPLE_LIMIT = 0.1  # share of the samples that may be skipped before training stops
 
     def __init__(self, **overrides):
         for name, value in overrides.items():
@@ -206,6 +209,14 @@ class Config:
                     f"Config.{field} is {getattr(self, field)!r}; it must be one of "
                     f"{', '.join(map(repr, choices))}."
                 )
+        for field, high in (("LOADER_TIMEOUT", None), ("BAD_SAMPLE_LIMIT", 1)):
+            value = getattr(self, field)
+            number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if not number or not 0 <= value <= (high or float("inf")) or not (high or value):
+                raise ValueError(
+                    f"Config.{field} is {value!r}; it must be a number "
+                    f"{'of seconds above 0' if high is None else f'from 0 to {high}'}."
+                )
         unknown = set(self.LOSS_WEIGHTS) - set(LOSS_NAMES)
         if unknown:
             raise ValueError(
@@ -234,6 +245,7 @@ _LEAST = {  # smallest value of each integer field that a model is built from
     "DETECTION_MAX_INSTANCES": 1,
     "POOL_SIZE": 2,
     "MASK_POOL_SIZE": 2,
+    "LOADER_WORKERS": 0,
 }
 
 _CHOICES = {
@@ -241,4 +253,5 @@ _CHOICES = {
     "ROI_ALIGN": ("crop_and_resize", "roi_align"),
     "RANDOM_SAMPLING": (False, True),
     "TRAIN_BN": (None, False, True),
+    "ON_BAD_SAMPLE": ("skip", "raise"),
 }

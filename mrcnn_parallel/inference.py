@@ -1,11 +1,16 @@
 """From images of any size to what the network takes, and from its output back to the images."""
 
+import concurrent.futures
+import os
+
 import numpy as np
 
+from mrcnn_parallel import backend
 from mrcnn_parallel.data.geometry import denorm_boxes
 from mrcnn_parallel.data.image_meta import compose_image_meta
-from mrcnn_parallel.data.images import check_image, mold_image, resize_image
-from mrcnn_parallel.data.masks import unmold_mask
+from mrcnn_parallel.data.images import check_image, mold_image, plan_resize, resize_image
+from mrcnn_parallel.data.masks import paste_mask
+from mrcnn_parallel.nets import mask_rcnn
 
 
 def mold_inputs(images, config):
@@ -23,24 +28,43 @@ def mold_inputs(images, config):
     Raises:
         ValueError: an image that cannot be one; names its place in the list.
     """
-    molded, metas, windows = [], [], []
-    for index, image in enumerate(images):
-        image = check_image(np.asarray(image), config, where=f"images[{index}]")
-        resized, window, scale, _, _ = resize_image(
-            image,
-            min_dim=config.IMAGE_MIN_DIM,
-            min_scale=config.IMAGE_MIN_SCALE,
-            max_dim=config.IMAGE_MAX_DIM,
-            mode=config.IMAGE_RESIZE_MODE,
-        )
-        _check_sides(resized, config, index)
-        active = np.zeros(config.NUM_CLASSES, np.int32)
-        molded.append(mold_image(resized, config).astype(np.float32))
-        metas.append(compose_image_meta(0, image.shape, resized.shape, window, scale, active))
-        windows.append(window)
+    resized, metas, windows = zip(
+        *(resize_input(image, config, index) for index, image in enumerate(images)), strict=True
+    )
+    molded = [mold_image(image, config).astype(np.float32) for image in resized]
     if len({image.shape for image in molded}) == 1:
         molded = np.stack(molded)
     return molded, np.stack(metas), np.stack(windows)
+
+
+def molded_size(image, config, index):
+    """(h, w) of an image after `resize_input`; ValueError where it cannot be an image."""
+    height, width = check_image(np.asarray(image), config, where=f"images[{index}]").shape[:2]
+    limits = config.IMAGE_MIN_DIM, config.IMAGE_MAX_DIM, config.IMAGE_MIN_SCALE
+    return plan_resize(height, width, *limits, config.IMAGE_RESIZE_MODE).shape
+
+
+def resize_input(image, config, index):
+    """One image at the network's size, not molded.
+
+    Returns:
+        (h, w, C) in the image's dtype, its meta (META,), and its window (4,) in pixels.
+
+    Raises:
+        ValueError: names images[index].
+    """
+    image = check_image(np.asarray(image), config, where=f"images[{index}]")
+    resized, window, scale, _, _ = resize_image(
+        image,
+        min_dim=config.IMAGE_MIN_DIM,
+        min_scale=config.IMAGE_MIN_SCALE,
+        max_dim=config.IMAGE_MAX_DIM,
+        mode=config.IMAGE_RESIZE_MODE,
+    )
+    _check_sides(resized, config, index)
+    active = np.zeros(config.NUM_CLASSES, np.int32)
+    meta = compose_image_meta(0, image.shape, resized.shape, window, scale, active)
+    return resized, meta, window
 
 
 def _check_sides(resized, config, index):
@@ -86,11 +110,11 @@ def unmold_detections(detections, mrcnn_mask, original_image_shape, image_shape,
     height_px, width_px = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
     real = (height_px > 0) & (width_px > 0)  # clipping may leave a box empty
     boxes, class_ids, scores, masks = boxes[real], class_ids[real], scores[real], masks[real]
-    full = [
-        unmold_mask(mask, box, original_image_shape) for mask, box in zip(masks, boxes, strict=True)
-    ]
-    empty = np.empty((*original_image_shape[:2], 0), dtype=bool)
-    return boxes, class_ids, scores, np.stack(full, axis=-1) if full else empty
+    # Instances first in memory, so that each mask is written in one piece
+    full = np.zeros((len(boxes), *original_image_shape[:2]), dtype=bool)
+    for plane, mask, box in zip(full, masks, boxes, strict=True):
+        paste_mask(mask, box, plane)
+    return boxes, class_ids, scores, np.moveaxis(full, 0, -1)
 
 
 def pad_rows(array, rows):
@@ -106,3 +130,103 @@ def batch_rows(count, config):
     while rows < count:
         rows *= 2
     return min(rows, config.BATCH_SIZE)
+
+
+class Detector:
+    """Runs an inference network on any number of images, in compiled programs of a few sizes.
+
+    The devices get uint8 pixels and return boxes, classes, scores and small masks. While they work
+    on one batch, threads resize the images of the next and put the masks of the last into theirs.
+
+    Args:
+        network: what nets.mask_rcnn.build_inference_model returns, or a ParallelModel of it.
+        config: a Config.
+        anchors_of: function of an image shape -> (N, 4) normalised anchors.
+    """
+
+    def __init__(self, network, config, anchors_of):
+        self.network = network
+        self.config = config
+        self.anchors_of = anchors_of
+        self._anchors = {}  # on the devices, by image size and rows
+        mean_pixel = [float(value) for value in config.MEAN_PIXEL]
+
+        def prepare(inputs):
+            images, metas, anchors = inputs
+            return [mask_rcnn.mold(images, mean_pixel), metas, anchors]
+
+        def select(outputs):
+            return outputs[0], mask_rcnn.own_class_masks(outputs[0], outputs[3])
+
+        self._forward = backend.compile_forward(select, network, prepare)
+
+    def __call__(self, sizes, mold, unmold):
+        """Detects.
+
+        Args:
+            sizes: (h, w) of each molded image.
+            mold: function of an image's index -> (h, w, C) image; its meta; its window. All images
+                are uint8, to be molded on the device, or all are molded floats.
+            unmold: function of the index, detections (D, 6), masks (D, h, w), the molded image's
+                shape and its window -> the image's result. It and `mold` are called in threads.
+
+        Returns:
+            list of results.
+        """
+        by_size, results, running = {}, [None] * len(sizes), None
+        for index, size in enumerate(sizes):
+            by_size.setdefault(tuple(size), []).append(index)
+        chunks = [
+            indices[start : start + self.config.BATCH_SIZE]
+            for indices in by_size.values()
+            for start in range(0, len(indices), self.config.BATCH_SIZE)
+        ]
+        with concurrent.futures.ThreadPoolExecutor(_threads()) as pool:
+
+            def finish(chunk, molded, outputs):
+                detections, masks = (np.asarray(x) for x in outputs)
+                images, _, windows = molded
+                shapes = [image.shape for image in images]
+                found = pool.map(unmold, chunk, detections, masks, shapes, windows)
+                for index, result in zip(chunk, found, strict=False):
+                    results[index] = result
+
+            waiting = [pool.submit(mold, index) for index in chunks[0]] if chunks else []
+            for number, chunk in enumerate(chunks):
+                molded = [*zip(*(future.result() for future in waiting), strict=True)]
+                following = chunks[number + 1] if number + 1 < len(chunks) else []
+                waiting = [pool.submit(mold, index) for index in following]
+                outputs = self.run(molded[0], molded[1])
+                if running:
+                    finish(*running)
+                running = chunk, molded, outputs
+            if running:
+                finish(*running)
+        return results
+
+    def run(self, images, metas):
+        """One batch through the network.
+
+        Args:
+            images: B arrays (h, w, C) of one shape: uint8, or molded floats.
+            metas: B arrays (META,).
+
+        Returns:
+            detections (rows, D, 6) and masks of each one's own class (rows, D, h, w), tensors that
+            the device may still be computing; rows is B padded as `batch_rows` says.
+        """
+        images = np.stack(images)
+        if images.dtype != np.uint8:
+            images = images.astype(np.float32)
+        rows = batch_rows(len(images), self.config)
+        key = (*images.shape[1:3], rows)
+        if key not in self._anchors:
+            anchors = self.anchors_of(images.shape[1:])
+            anchors = np.repeat(anchors[None], rows, axis=0)
+            self._anchors[key] = backend.on_device(anchors, self.network)
+        metas = np.stack(metas).astype(np.float32)
+        return self._forward([pad_rows(images, rows), pad_rows(metas, rows), self._anchors[key]])
+
+
+def _threads():
+    return min(8, os.cpu_count() or 1)

@@ -68,7 +68,8 @@ def run_graph(model, images, outputs, image_metas=None):
     anchors = model.get_anchors(shapes[0])
     anchors = np.ascontiguousarray(np.broadcast_to(anchors, (len(images), *anchors.shape)))
     run = backend.compile_forward(keras.tree.flatten, keras.Model(network.inputs, tensors))
-    values = run([np.asarray(x, np.float32) for x in (images, image_metas, anchors)])
+    inputs = [np.asarray(x, np.float32) for x in (images, image_metas, anchors)]
+    values = [np.asarray(x) for x in run(inputs)]
     results = OrderedDict(zip(outputs, values, strict=True))
     for name, value in results.items():
         log(name, value)

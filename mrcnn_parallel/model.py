@@ -26,15 +26,11 @@ from mrcnn_parallel import (
     utils,  # noqa: F401 - modellib.utils
     weights,
 )
+from mrcnn_parallel.data.generators import DataGenerator, data_generator
 from mrcnn_parallel.data.image_meta import compose_image_meta, parse_image_meta
 from mrcnn_parallel.data.images import mold_image, unmold_image
 from mrcnn_parallel.data.load import check_dataset, load_image_gt
-from mrcnn_parallel.data.loader import (
-    DataGenerator,
-    TrainingLoader,
-    data_generator,
-    original_errors,
-)
+from mrcnn_parallel.data.loader import TrainingLoader, original_errors
 from mrcnn_parallel.data.targets import (
     build_detection_targets,
     build_rpn_targets,
@@ -46,9 +42,10 @@ from mrcnn_parallel.layers.detection_targets import DetectionTargetLayer
 from mrcnn_parallel.layers.detections import DetectionLayer
 from mrcnn_parallel.layers.proposals import ProposalLayer
 from mrcnn_parallel.nets import mask_rcnn
+from mrcnn_parallel.nets.conv import BatchNorm
 from mrcnn_parallel.nets.fpn import fpn_graph
 from mrcnn_parallel.nets.heads import PyramidROIAlign, build_fpn_mask_graph, fpn_classifier_graph
-from mrcnn_parallel.nets.resnet import BatchNorm, conv_block, identity_block, resnet_graph
+from mrcnn_parallel.nets.resnet import conv_block, identity_block, resnet_graph
 from mrcnn_parallel.nets.rpn import build_rpn_model, rpn_graph
 from mrcnn_parallel.ops.anchors import compute_backbone_shapes, image_anchors_px, normalize_px
 from mrcnn_parallel.parallel_model import ParallelModel
@@ -114,7 +111,7 @@ class MaskRCNN:
         self.config = config
         self.model_dir = str(model_dir)
         self._anchors = {}
-        self._forward = None
+        self._detector = None
         self._training_model = None
         self.set_log_dir()
         backend.enable_compilation_cache()
@@ -224,7 +221,8 @@ class MaskRCNN:
             learning_rate: of SGD.
             epochs: the number of the last epoch: with 10 done already, 12 trains two more.
             layers: "heads", "3+", "4+", "5+", "all", or a regex of layer names.
-            augmentation: an imgaug augmenter, or a function (image, mask, rng) -> (image, mask).
+            augmentation: "default" or a DefaultAugmentation, an albumentations pipeline, an imgaug
+                augmenter, or a function (image, mask, rng) -> (image, mask).
             custom_callbacks: Keras callbacks, called after the package's own.
             no_augmentation_sources: sources of the dataset whose images stay as they are.
 
@@ -280,7 +278,7 @@ class MaskRCNN:
 
     def _loader(self, dataset, **options):
         config = self.config
-        place = getattr(self.keras_model, "shard_batch", None)
+        place = backend.batch_placer(self.keras_model)
         return TrainingLoader(
             dataset, config, batch_size=config.BATCH_SIZE, seed=config.SEED, place=place, **options
         )
@@ -314,59 +312,46 @@ class MaskRCNN:
         Raises:
             ValueError: an image that cannot be one, or a model built for training.
         """
-        molded, metas, windows = self.mold_inputs(images) if len(images) else ([], [], [])
-        shapes = [np.shape(image) for image in images]
-        return self._detect(molded, metas, windows, shapes, verbose)
+        config, shapes = self.config, [np.shape(image) for image in images]
+        sizes = [inference.molded_size(image, config, i) for i, image in enumerate(images)]
+        on_device = all(np.asarray(image).dtype == np.uint8 for image in images)
+
+        def mold(index):
+            image, meta, window = inference.resize_input(images[index], config, index)
+            return image if on_device else mold_image(image, config), meta, window
+
+        return self._detect(sizes, shapes, mold, verbose)
 
     def detect_molded(self, molded_images, image_metas, verbose=0):
         """Like `detect`, for images and metas that `mold_inputs` returned; the results are in the
         molded images' pixels."""
         shapes = [np.shape(image) for image in molded_images]
-        windows = [(0, 0, shape[0], shape[1]) for shape in shapes]
-        return self._detect(molded_images, image_metas, windows, shapes, verbose)
 
-    def _detect(self, molded, metas, windows, shapes, verbose):
+        def mold(index):
+            height, width = shapes[index][:2]
+            molded = np.asarray(molded_images[index], np.float32)
+            return molded, image_metas[index], (0, 0, height, width)
+
+        return self._detect([shape[:2] for shape in shapes], shapes, mold, verbose)
+
+    def _detect(self, sizes, shapes, mold, verbose):
         if self.mode != "inference":
             raise ValueError("this model was built for training; build it with mode='inference'.")
-        started, results = time.perf_counter(), [None] * len(molded)
-        by_shape = {}
-        for index, image in enumerate(molded):
-            by_shape.setdefault(image.shape, []).append(index)
-        for shape, indices in by_shape.items():
-            for start in range(0, len(indices), self.config.BATCH_SIZE):
-                chunk = indices[start : start + self.config.BATCH_SIZE]
-                batch = np.stack([molded[i] for i in chunk])
-                detections, masks = self._run(batch, np.stack([metas[i] for i in chunk]))
-                for row, i in enumerate(chunk):
-                    found = self.unmold_detections(
-                        detections[row], masks[row], shapes[i], shape, windows[i]
-                    )
-                    names = ("rois", "class_ids", "scores", "masks")
-                    results[i] = dict(zip(names, found, strict=True))
+        if self._detector is None:
+            self._detector = inference.Detector(self.keras_model, self.config, self.get_anchors)
+
+        def unmold(index, detections, masks, molded_shape, window):
+            found = self.unmold_detections(detections, masks, shapes[index], molded_shape, window)
+            return dict(zip(("rois", "class_ids", "scores", "masks"), found, strict=True))
+
+        started = time.perf_counter()
+        results = self._detector(sizes, mold, unmold)
         if verbose:
             seconds = time.perf_counter() - started
-            log(f"Processed {len(molded)} images in {seconds:.2f} s")
+            log(f"Processed {len(results)} images in {seconds:.2f} s")
             for index, result in enumerate(results):
                 log(f"image {index} rois", result["rois"])
         return results
-
-    def _run(self, images, metas):
-        """One padded batch through the compiled network: detections (B, D, 6) and masks of each
-        one's own class (B, D, h, w)."""
-        if self._forward is None:
-            self._forward = backend.compile_forward(
-                lambda outputs: [
-                    outputs[0],
-                    mask_rcnn.own_class_masks(outputs[0], outputs[3]),
-                ],
-                self.keras_model,
-            )
-        rows = inference.batch_rows(len(images), self.config)
-        anchors = self.get_anchors(images.shape[1:])
-        anchors = np.broadcast_to(anchors, (rows, *anchors.shape))
-        inputs = [inference.pad_rows(np.asarray(x, np.float32), rows) for x in (images, metas)]
-        outputs = self._forward([*inputs, np.ascontiguousarray(anchors)])
-        return [x[: len(images)] for x in outputs]
 
     def get_anchors(self, image_shape):
         """Normalised anchors for an image of that shape, (N, 4) float32; `self.anchors` is then the

@@ -18,6 +18,10 @@ averages outputs of shape (), concatenates the others on axis 0, and assigns the
                 the batch, which is cut in host memory
     JAX         the replicas are one `jax.shard_map` over a 1-D mesh; in a compiled step all
                 gradients meet in a single all-reduce
+
+In this file: ParallelModel and its checks; for each family of Keras (3, tf_keras) the graph of the
+wrapper, the Replicate layer and what that Keras does in its own way; for each engine (TensorFlow,
+JAX) how replicas run, and what it changes in Keras' training functions.
 """
 
 import contextlib
@@ -106,7 +110,7 @@ class ParallelModel:
         if isinstance(gpu_count, bool) or not isinstance(gpu_count, (int, np.integer)):
             raise ValueError(f"gpu_count must be a whole number, not {gpu_count!r}.")
         family = _family_of(keras_model)
-        family.check(keras_model)
+        _check_model(keras_model, family)
         engine = family.engine(keras_model, int(gpu_count), jit_replicas)
         inputs, outputs, layer = family.graph(keras_model, engine)
         super().__init__(inputs=inputs, outputs=outputs, name=f"parallel_{keras_model.name}")
@@ -200,6 +204,18 @@ def MultiGpuModel(template_model, num_gpus, **options):
     return ParallelModel(template_model, num_gpus, **options)
 
 
+def _check_model(model, family):
+    """Raises ValueError where `model` is of a kind that can't be wrapped."""
+    if isinstance(model, ParallelModel):
+        raise ValueError(f"{model.name} is a ParallelModel already: wrap its inner_model.")
+    if not isinstance(model, family.kinds()) or not model.built or not model.inputs:
+        raise ValueError(f"{_SUPPORTED}; {model.name} is a {type(model).__name__} that isn't.")
+    if family.has_sparse_input(model):
+        raise ValueError(
+            f"{model.name} has a sparse or ragged input; ParallelModel slices dense ones."
+        )
+
+
 def _check_devices(count, names):
     """Raises ValueError unless there are `count` devices in `names`."""
     if count < 1:
@@ -246,6 +262,10 @@ def _arguments(function, args, kwargs):
 
 
 # === Keras families: which Keras a model is made of, and the model and layer classes it needs ===
+#
+# A family has model_class(), the functional model's class, and training(), what a wrapper's class
+# has besides; kinds() and has_sparse_input(model) for the checks; engine(model, count, jit) and
+# graph(model, engine), which make the parts.
 
 
 def _family_of(model):
@@ -296,17 +316,14 @@ class _Keras3:
         return _TensorFlow(count, jit, all(layer.supports_jit for layer in model._flatten_layers()))
 
     @staticmethod
-    def check(model):
-        """Raises ValueError where `model` is of a kind that can't be wrapped."""
+    def kinds():
         import keras
 
-        if isinstance(model, ParallelModel):
-            raise ValueError(f"{model.name} is a ParallelModel already: wrap its inner_model.")
-        functional = isinstance(model, (_Keras3.model_class(), keras.Sequential))
-        if not functional or not model.built or not model.inputs:
-            raise ValueError(f"{_SUPPORTED}; {model.name} is a {type(model).__name__} that isn't.")
-        if any(tensor.sparse for tensor in model.inputs):
-            raise ValueError(f"{model.name} has a sparse input; ParallelModel slices dense ones.")
+        return _Keras3.model_class(), keras.Sequential
+
+    @staticmethod
+    def has_sparse_input(model):
+        return any(tensor.sparse for tensor in model.inputs)
 
     @staticmethod
     def graph(model, engine):
@@ -472,16 +489,12 @@ class _TfKeras:
         return _TensorFlow(count, jit, may_jit=False)
 
     @staticmethod
-    def check(model):
-        """Raises ValueError where `model` is of a kind that can't be wrapped."""
-        if isinstance(model, ParallelModel):
-            raise ValueError(f"{model.name} is a ParallelModel already: wrap its inner_model.")
-        if not isinstance(model, _TfKeras.model_class()) or not model.built or not model.inputs:
-            raise ValueError(f"{_SUPPORTED}; {model.name} is a {type(model).__name__} that isn't.")
-        if any(layer.sparse or layer.ragged for layer in model._input_layers):
-            raise ValueError(
-                f"{model.name} has a sparse or ragged input; ParallelModel slices dense ones."
-            )
+    def kinds():
+        return _TfKeras.model_class()
+
+    @staticmethod
+    def has_sparse_input(model):
+        return any(layer.sparse or layer.ragged for layer in model._input_layers)
 
     @staticmethod
     def graph(model, engine):
@@ -489,12 +502,14 @@ class _TfKeras:
         import tensorflow as tf
         import tf_keras
 
-        # Not the model's own: in graph mode the losses of its own layers hang on those.
-        inputs = [
-            tf_keras.Input(shape=tensor.shape[1:], dtype=tensor.dtype, name=name)
-            for tensor, name in zip(model.inputs, model.input_names, strict=True)
-        ]
-        inputs = tf.nest.pack_sequence_as(model.input, inputs)
+        def outer(tensor, name):  # a batch size that is fixed in the model is that of a replica
+            # The tensor itself where it will do: in graph mode Matterport's Lambdas close over it.
+            if tensor.shape[0] is None:
+                return tensor
+            return tf_keras.Input(shape=tensor.shape[1:], dtype=tensor.dtype, name=name)
+
+        inputs = map(outer, model.inputs, model.input_names)
+        inputs = tf.nest.pack_sequence_as(model.input, [*inputs])
         taken = set(model.input_names)
         layer = _tf_keras_replicate()(model, engine, name=_unique("replicate", taken))
         outputs = [
@@ -538,9 +553,17 @@ class _TfKerasModel:
 
     @property
     def losses(self):
-        """Without those that the inner model's layers made of its own symbolic inputs."""
-        foreign = {id(loss) for loss in self._replicate.foreign_losses}
-        return [loss for loss in super().losses if id(loss) not in foreign]
+        """As in tf_keras, without those that the inner model's layers have of whole batches."""
+        return self._of_replicas(super().losses)
+
+    @property
+    def updates(self):
+        """As in tf_keras, without those that the inner model's layers have of whole batches."""
+        return self._of_replicas(super().updates)
+
+    def _of_replicas(self, tensors):
+        others = {id(x) for x in self._replicate.of_whole_batches}
+        return [x for x in tensors if id(x) not in others]
 
 
 @functools.cache
@@ -564,9 +587,9 @@ def _tf_keras_replicate():
             self.graph_mode = not tf.compat.v1.executing_eagerly_outside_functions()
             # Where layers keep the losses that they add in a call
             self.loss_list = "_losses" if self.graph_mode else "_eager_losses"
-            # Their symbolic losses until now, of inputs that aren't the wrapper's
-            lists = [layer._losses for layer in model._flatten_layers()]
-            self.foreign_losses = tuple(itertools.chain(*lists))
+            # The symbolic losses and updates of the model itself, of whole batches
+            layers = list(model._flatten_layers())
+            self.of_whole_batches = tuple(x for y in layers for x in [*y._losses, *y._updates])
 
         def connect(self, inputs):
             """The symbolic outputs; outside of graph mode without a replica being run for them."""
@@ -718,6 +741,7 @@ class _TensorFlow:
     """Replicas under `tf.device`; slices cut in host memory, merged where TensorFlow likes."""
 
     _TOO_FEW = "ParallelModel: fewer rows in a training batch than replicas:"
+    _WHOLE_BATCH = "A layer reshapes its rows to a number that a replica does not have"
 
     def __init__(self, count, jit, may_jit):
         self.tf = importlib.import_module("tensorflow")
@@ -750,7 +774,8 @@ class _TensorFlow:
             with tf.device(device), tf.name_scope(f"replica_{i}"):
                 if not tf.executing_eagerly():
                     replica = self._pinned(replica, device, differentiable)
-                results.append(replica(values, part))
+                with self.translated_errors():
+                    results.append(replica(values, part))
 
         def merge(replicas, is_scalar=False):
             return self._mean(replicas) if is_scalar else trim(tf.concat(replicas, axis=0))
@@ -845,11 +870,14 @@ class _TensorFlow:
             @tf.custom_gradient
             def flat_run(*flat):
                 sources = [x for x, w in zip(flat, wanted, strict=True) if w]
-                with tf.GradientTape(persistent=True) as tape:
-                    tape.watch(sources)
+                if has_tape:
+                    with tf.GradientTape(persistent=True) as tape:
+                        tape.watch(sources)
+                        nest.append(forward(*flat))
+                else:
                     nest.append(forward(*flat))
-                outputs = tf.nest.flatten(nest[-1])
                 gradient_of = tape.gradient if has_tape else tf.gradients
+                outputs = tf.nest.flatten(nest[-1])
 
                 def backward(*gradients, variables=()):  # variables: those that are no `values`
                     used = [
@@ -875,14 +903,23 @@ class _TensorFlow:
 
     @contextlib.contextmanager
     def translated_errors(self):
-        """In it, an error raised by the assertion in `_slices` becomes a ValueError."""
+        """In it, errors that come of batches being split become a ValueError which says so."""
         try:
             yield
-        except self.tf.errors.InvalidArgumentError as error:
-            found = re.search(re.escape(self._TOO_FEW) + r"\D*(\d+)", str(error))
-            if found is None:
+        except (self.tf.errors.InvalidArgumentError, ValueError) as error:
+            text = str(error)
+            found = re.search(re.escape(self._TOO_FEW) + r"\D*(\d+)", text)
+            if found:
+                raise ValueError(_too_few_rows(int(found.group(1)), self.count)) from None
+            found = re.search(r"(Cannot reshape|Input to reshape)[^\n]*", text)
+            if self.count == 1 or found is None or self._WHOLE_BATCH in text:
                 raise
-            raise ValueError(_too_few_rows(int(found.group(1)), self.count)) from None
+            raise ValueError(
+                f"{self._WHOLE_BATCH}. With gpu_count={self.count} that must not be the number of "
+                "rows of a whole batch: where it says config.BATCH_SIZE, as in Matterport's "
+                "DetectionLayer, write -1: tf.reshape(detections, "
+                f"[-1, config.DETECTION_MAX_INSTANCES, 6]). The error was: {found.group(0)}"
+            ) from error
 
 
 def _is_on_a_tape(tensor):
@@ -905,6 +942,14 @@ class _TensorFlowTraining:
     def train_on_batch(self, *args, **kwargs):
         with self._engine.translated_errors():
             return super().train_on_batch(*args, **kwargs)
+
+    def predict(self, *args, **kwargs):
+        with self._engine.translated_errors():
+            return super().predict(*args, **kwargs)
+
+    def predict_on_batch(self, *args, **kwargs):
+        with self._engine.translated_errors():
+            return super().predict_on_batch(*args, **kwargs)
 
     def predict_step(self, data):
         reshape = functools.partial(self._engine.tf.reshape, shape=(1,))

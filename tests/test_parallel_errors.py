@@ -90,3 +90,17 @@ def test_inputs_of_different_lengths():
     x, y = data(8)
     with pytest.raises(ValueError, match="rows"):
         ParallelModel(loss_model(), 2)([x, y[:6]], training=True)
+
+
+@pytest.mark.skipif(ON_JAX, reason="of the TensorFlow engine")
+def test_a_reshape_to_the_rows_of_a_whole_batch():
+    x = keras.Input((4,))
+    y = layers.Lambda(lambda t: keras.ops.reshape(t, (8, 2, 2)), name="detections")(x)
+    parallel = ParallelModel(keras.Model(x, y), 2)
+    rows = data(8)[0]
+    for run in (parallel, parallel.predict, parallel.predict_on_batch):
+        with pytest.raises(ValueError, match=r"(?s)gpu_count=2 .*write -1"):
+            run(rows)
+    with pytest.raises(Exception, match="Input to reshape") as caught:  # TensorFlow's own
+        ParallelModel(parallel.inner_model, 1)(rows[:3])
+    assert "gpu_count" not in str(caught.value)

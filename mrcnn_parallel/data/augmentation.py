@@ -1,4 +1,8 @@
-"""Augmentation of an image and its masks alike: imgaug augmenters, or any function.
+"""Augmentation of an image and its masks alike: which kinds there are, and how each is applied.
+
+    "default", DefaultAugmentation(...)   the package's own, see default_augmentation.py
+    albumentations pipelines              see albumentations_adapter.py
+    imgaug augmenters, any function       here; they see image and masks as the network gets them
 
 imgaug 0.4.0 is unmaintained: it reads `np.sctypes`, `np.bool` and `np.complex`, of which all NumPys
 since 1.24 lacks some. Once this module is loaded, what is missing, and only that, is put back the
@@ -11,6 +15,9 @@ import inspect
 import sys
 
 import numpy as np
+
+from mrcnn_parallel.data.albumentations_adapter import augment_albumentations, is_albumentations
+from mrcnn_parallel.data.default_augmentation import DefaultAugmentation
 
 # Augmenters that move pixels, and so must move masks. All others see the image alone. Affine and
 # its kin interpolate and fill as they are told: look at augmented masks before a long training.
@@ -75,6 +82,53 @@ if not any(type(finder).__name__ == _BeforeImgaug.__name__ for finder in sys.met
     sys.meta_path.insert(0, _BeforeImgaug())
 
 
+def resolve_augmentation(augmentation):
+    """An `augmentation` argument as load_image_gt works with it.
+
+    Args:
+        augmentation: None, "default", a DefaultAugmentation, an albumentations pipeline, an imgaug
+            augmenter, or a function (image, mask, rng) -> (image, mask).
+
+    Raises:
+        ValueError: it is none of them.
+    """
+    if isinstance(augmentation, str) and augmentation == "default":
+        return DefaultAugmentation()
+    known = (
+        augmentation is None
+        or isinstance(augmentation, DefaultAugmentation)
+        or is_imgaug(augmentation)
+        or is_albumentations(augmentation)
+        or (callable(augmentation) and not inspect.isclass(augmentation))
+    )
+    if not known:
+        raise _unknown(augmentation)
+    return augmentation
+
+
+def _unknown(augmentation):
+    return ValueError(
+        f"augmentation is {augmentation!r}; it must be an imgaug augmenter or a function "
+        '(image, mask, rng) -> (image, mask), an albumentations pipeline, "default", or a '
+        "DefaultAugmentation."
+    )
+
+
+def augment_before_resizing(image, mask, class_ids, augmentation, rng, where):
+    """Applies an augmentation that may change sizes, if it is one: an albumentations pipeline.
+
+    Args:
+        image: (H, W, C). mask: (H, W, N) bool. class_ids: (N,).
+
+    Returns:
+        image, mask, class_ids, and the augmentation that is still to be applied, or None.
+    """
+    if not is_albumentations(augmentation):
+        return image, mask, class_ids, augmentation
+    image, mask, kept = augment_albumentations(image, mask, augmentation, rng, where)
+    return image, mask, class_ids[kept], None
+
+
 def is_imgaug(augmentation):
     """True for an imgaug augmenter, whether or not imgaug can be imported."""
     return hasattr(augmentation, "to_deterministic") and hasattr(augmentation, "augment_image")
@@ -103,10 +157,7 @@ def augment(image, mask, augmentation, rng=None, where="image"):
         rng = rng or np.random.default_rng(np.random.randint(2**31))
         new_image, new_mask = augmentation(image, mask, rng)
     else:
-        raise ValueError(
-            f"augmentation is {augmentation!r}; it must be an imgaug augmenter or a function "
-            "(image, mask, rng) -> (image, mask)."
-        )
+        raise _unknown(augmentation)
     if new_image.shape != image.shape or new_mask.shape != mask.shape:
         raise ValueError(
             f"{where}: augmentation must not change sizes, but the image went from {image.shape} "

@@ -1,96 +1,39 @@
-"""COCO's annotation format: the folder layout, the annotation file, segmentations and masks.
+"""COCO's annotation format: the reader, what evaluation takes, segmentations and masks.
 
-The layout is annotations/instances_<subset><year>.json, with the images in <subset><year>/. The
-format is described at https://cocodataset.org/#format-data. faster-coco-eval does the reading.
+The format is described at https://cocodataset.org/#format-data, the folder in coco_folder.py.
 """
 
-import logging
 import os
-import zipfile
 from pathlib import Path
 
 import numpy as np
 
-VAL_PARTS = {  # annotation files for halves of val2014, which Matterport's weights go by
-    "minival": "https://dl.dropboxusercontent.com/s/o43o90bna78omob/instances_minival2014.json.zip",
-    "valminusminival": (
-        "https://dl.dropboxusercontent.com/s/s3tw5zcg7395368/instances_valminusminival2014.json.zip"
-    ),
-}
-IMAGES_URL = "http://images.cocodataset.org/zips/{subset}{year}.zip"
-ANNOTATIONS_URL = "http://images.cocodataset.org/annotations/annotations_trainval{year}.zip"
+from mrcnn_parallel.data import segments
+from mrcnn_parallel.data.coco_folder import VAL_PARTS, download_subset, find_subset
+from mrcnn_parallel.data.record_files import RECORD_ERRORS, json_keys, read_json
+from mrcnn_parallel.data.records import (
+    DAMAGED,
+    DUPLICATE,
+    MISSING_FILE,
+    NO_IMAGE,
+    NO_MASK,
+    UNKNOWN_CLASS,
+    Instance,
+    RecordDataset,
+)
+from mrcnn_parallel.data.segments import import_coco_api
 
-log = logging.getLogger(__name__)
-
-
-def find_subset(dataset_dir, subset, year):
-    """Where a subset of a COCO folder is.
-
-    Args:
-        dataset_dir: the folder.
-        subset: "train", "val", ...; the images of those in VAL_PARTS are val's.
-        year: what the names end in, any text.
-
-    Returns:
-        Paths of the annotation file and the image folder.
-
-    Raises:
-        FileNotFoundError: saying what was looked for, and what there is.
-    """
-    folder = Path(dataset_dir)
-    annotation_file = folder / "annotations" / f"instances_{subset}{year}.json"
-    image_dir = folder / f"{'val' if subset in VAL_PARTS else subset}{year}"
-    layout = (
-        "A COCO folder holds annotations/instances_<subset><year>.json and the images in "
-        "<subset><year>/"
-    )
-    if not annotation_file.is_file():
-        there = sorted(path.name for path in folder.glob("annotations/*.json"))
-        raise FileNotFoundError(
-            f"No COCO annotations for subset {subset!r}, year {year!r}: looked for "
-            f"{annotation_file}. {layout}; here annotations/ holds {', '.join(there) or 'nothing'}."
-        )
-    if not image_dir.is_dir():
-        there = sorted(path.name for path in folder.iterdir() if path.is_dir())
-        raise FileNotFoundError(
-            f"No COCO images for subset {subset!r}, year {year!r}: looked for the folder "
-            f"{image_dir}. {layout}; here are {', '.join(there)}."
-        )
-    return annotation_file, image_dir
-
-
-def download_subset(dataset_dir, subset, year):
-    """Fetches COCO's images and annotations of a subset, unless they are there already.
-
-    Args:
-        dataset_dir: folder to fill.
-        subset: "train", "val", "minival" or "valminusminival".
-        year: 2014 or 2017.
-
-    Raises:
-        OSError: the download failed.
-    """
-    folder = Path(dataset_dir)
-    image_subset = "val" if subset in VAL_PARTS else subset
-    if not (folder / f"{image_subset}{year}").is_dir():
-        _fetch_zip(IMAGES_URL.format(subset=image_subset, year=year), folder)
-    if not (folder / "annotations" / f"instances_{subset}{year}.json").is_file():
-        if subset in VAL_PARTS:
-            _fetch_zip(VAL_PARTS[subset] + "?dl=1", folder / "annotations")
-        else:
-            _fetch_zip(ANNOTATIONS_URL.format(year=year), folder)
-
-
-def _fetch_zip(url, folder):
-    """Downloads an archive, unpacks it into a folder and removes it."""
-    from mrcnn_parallel import utils
-
-    archive = folder / Path(url).name.split("?")[0]
-    utils.download(url, archive)
-    log.info("Unpacking %s", archive)
-    with zipfile.ZipFile(archive) as content:
-        content.extractall(folder)
-    archive.unlink()
+__all__ = [
+    "VAL_PARTS",
+    "CocoDataset",
+    "download_subset",
+    "find_subset",
+    "import_coco_api",
+    "load_coco",
+    "mask_to_rle",
+    "rle_to_mask",
+    "segmentation_to_rle",
+]
 
 
 def load_coco(ground_truth, image_fields=("id", "height", "width")):
@@ -195,12 +138,186 @@ def mask_to_rle(mask):
     return import_coco_api().mask.encode(np.asfortranarray(mask, dtype=np.uint8))
 
 
-def import_coco_api():
-    """The module faster_coco_eval; an ImportError with the line to type where it is missing."""
+# === Reader ===
+
+
+class CocoDataset(RecordDataset):
+    """COCO instances JSON: polygons, RLE of both kinds, crowds."""
+
+    FORMAT = "coco"
+    LAYOUT = "annotations/instances_<subset>.json and <subset>/*.jpg; or a JSON file and its images"
+
+    @classmethod
+    def detects(cls, path):
+        """A folder with annotations/instances_*.json, or a JSON file with COCO's keys."""
+        path = Path(path)
+        if path.is_dir():
+            return any(path.glob("annotations/instances_*.json"))
+        return {"images", "annotations"} <= json_keys(path)[0]
+
+    def read(self, path, subset=None, source=None, image_dir=None, year=None):
+        """Adds a file's images; see RecordDataset.read.
+
+        Args:
+            path: annotation file, or a folder with annotations/instances_<subset><year>.json.
+            subset: "train", "train2017"...; needed where the folder has several.
+            image_dir: where the images are; looked for beside the file if None.
+            year: added to subset, any text.
+        """
+        file, folders = self._files(Path(path), subset, year, image_dir)
+        content = read_json(file)
+        for key in ("images", "annotations", "categories"):
+            if not isinstance(content, dict) or not isinstance(content.get(key), list):
+                raise ValueError(
+                    f"{file} is no COCO annotation file: it has no list of {key!r}; 'images', "
+                    "'annotations' and 'categories' are needed."
+                )
+        source = source or self.FORMAT
+        names = self._read_categories(content["categories"], file, source)
+        images = self._read_images(content["images"], file, folders)
+        instances = self._read_annotations(content["annotations"], file, images, names)
+        for image_id, (image_file, size) in images.items():
+            self.add_record_image(source, image_id, image_file, size, instances[image_id], size)
+        self.finish(file)
+
+    def _files(self, path, subset, year, image_dir):
+        """The annotation file, and the folders in which its images may be."""
+        year = str(year or "")
+        if path.is_dir():
+            there = sorted(path.glob("annotations/instances_*.json"))
+            if subset is None and len(there) == 1:
+                file = there[0]
+                subset = file.stem.removeprefix("instances_")
+            elif subset is None:
+                names = [file.stem.removeprefix("instances_") for file in there]
+                raise ValueError(
+                    f"{path} holds the subsets {', '.join(names) or 'none'} in annotations/; say "
+                    "which one: subset=..."
+                )
+            else:
+                file = path / "annotations" / f"instances_{subset}{year}.json"
+                if not file.is_file():
+                    find_subset(path, subset, year)  # raises what is missing
+            images = "val" if subset in VAL_PARTS else subset
+            folders = [path / f"{images}{year}", path / "images" / f"{images}{year}"]
+            folders += [path / "images", path]
+        else:
+            file, name = path, path.stem.removeprefix("instances_")
+            beside = [path.parent, path.parent.parent] if path.parent.name else [path.parent]
+            folders = [base / sub for base in beside for sub in (name, f"images/{name}", "images")]
+            folders += beside
+        return file, [Path(image_dir)] if image_dir else folders
+
+    def _read_categories(self, categories, file, source):
+        names = {}
+        for position, category in enumerate(categories):
+            try:
+                class_id, name = category["id"], category["name"]
+                hash(class_id)
+            except RECORD_ERRORS as error:
+                self.add_record_problem(file, f"category {position}", error)
+                continue
+            if class_id in names:
+                reason = f"its id {class_id} is {names[class_id]!r} already"
+                self.add_problem(file, f"category {position}", DUPLICATE, reason)
+                continue
+            names[class_id] = str(name)
+            self.add_record_class(source, class_id, str(name))
+        return names
+
+    def _read_images(self, images, file, folders):
+        """{image id: (path, (height, width))} of the good entries."""
+        found = {}
+        for position, image in enumerate(images):
+            record = f"image entry {position}"
+            try:
+                image_id, name = image["id"], image["file_name"]
+                record = f"image {image_id}"
+                if not isinstance(name, str) or not name or "\0" in name:
+                    raise ValueError(f"its file_name is {name!r}")
+                if image_id in found:
+                    self.add_problem(file, record, DUPLICATE, f"{name} has the id of another image")
+                    continue
+                path = self._locate(name, folders)
+                if path is None:
+                    reason = f"there is no {name} in {folders[0]} or beside it"
+                    self.add_problem(file, record, MISSING_FILE, reason)
+                    continue
+                if image.get("height") is None or image.get("width") is None:
+                    size = self.measure(path, file, record)
+                else:
+                    size = segments.parse_size(image["height"], image["width"])
+                if size is not None:
+                    found[image_id] = (path, size)
+            except RECORD_ERRORS as error:
+                self.add_record_problem(file, record, error)
+        return found
+
+    def _locate(self, name, folders):
+        """An image's file; the folder it was found in is tried first for the next one."""
+        for number, folder in enumerate(folders):
+            path = folder / name
+            if path.is_file():
+                folders.insert(0, folders.pop(number))
+                return path
+        return None
+
+    def _read_annotations(self, annotations, file, images, names):
+        """{image id: list of Instance}; annotations of images that were left out are left out."""
+        instances = {image_id: [] for image_id in images}
+        seen = set()
+        for position, annotation in enumerate(annotations):
+            record = f"annotation entry {position}"
+            try:
+                if "id" in annotation:
+                    record = f"annotation {annotation['id']}"
+                    if annotation["id"] in seen:
+                        reason = "another annotation has its id; both were kept"
+                        self.add_problem(file, record, DUPLICATE, reason)
+                    seen.add(annotation["id"])
+                image_id, class_id = annotation["image_id"], annotation["category_id"]
+                record += f" of image {image_id}"
+                if class_id not in names:
+                    reason = f"its category_id {class_id!r} is not among the categories"
+                    self.add_problem(file, record, UNKNOWN_CLASS, reason)
+                elif image_id not in images:
+                    reason = f"its image {image_id!r} is missing or was left out"
+                    self.add_problem(file, record, NO_IMAGE, reason)
+                else:
+                    crowd = bool(annotation.get("iscrowd", 0))
+                    segment = self._segment(annotation, images[image_id][1], crowd, file, record)
+                    if segment is not None:
+                        box = _box(annotation.get("bbox"))
+                        instance = Instance(names[class_id], segment, record, crowd, box)
+                        instances[image_id].append(instance)
+            except RECORD_ERRORS as error:
+                self.add_record_problem(file, record, error)
+        return instances
+
+    def _segment(self, annotation, size, crowd, file, record):
+        segmentation = annotation.get("segmentation")
+        if segmentation is None:
+            self.add_problem(file, record, NO_MASK, "it has no segmentation, a box is not enough")
+            return None
+        if isinstance(segmentation, list):
+            if not all(isinstance(part, list) for part in segmentation):
+                raise ValueError("its segmentation is a list, but not of polygons")
+            return self.polygon_parts(segmentation, size, file, record)
+        try:
+            return segments.parse_rle(segmentation, *size)
+        except ValueError as error:
+            if not crowd:
+                raise
+            # A crowd whose place is unknown: nothing in the image may count as background.
+            reason = f"{error}; this crowd was taken to cover the whole image"
+            self.add_problem(file, record, DAMAGED, reason)
+            return segments.to_rle(np.ones(size, bool), *size)
+
+
+def _box(values):
+    """[x, y, width, height] as floats, or None where it is something else: nobody needs it."""
     try:
-        import faster_coco_eval
-    except ImportError as error:
-        raise ImportError(
-            "COCO data and metrics need faster-coco-eval: pip install faster-coco-eval"
-        ) from error
-    return faster_coco_eval
+        x, y, width, height = (float(value) for value in values)
+    except RECORD_ERRORS:
+        return None
+    return x, y, width, height

@@ -120,6 +120,33 @@ class Dataset:
         """
         return np.zeros((0, 0, 0), bool), np.zeros(0, np.int32)
 
+    def load_polygons(self, image_id):
+        """The image's instances without making masks of them, for datasets that can; see Returns.
+
+        Override it where outlines are at hand: training then turns the outlines with the image and
+        draws them once, at the size they are needed. What it returns must agree with load_mask,
+        instance by instance; x = 0 is the left edge of the first pixel, x = W the right edge of
+        the last.
+
+        Returns:
+            None, where the dataset only has load_mask (this one), or
+            annotations: list of N, one per instance: a list of (n, 2) float64 arrays of (x, y)
+                pixels, whose union is the instance; or a (H, W) bool mask; or a compressed RLE
+                {"size": [H, W], "counts": bytes}.
+            class_ids: (N,) int32, our class numbers; negative for COCO's crowds.
+        """
+        return None
+
+    def image_file(self, image_id):
+        """The path of a file that decodes to what load_image returns, or None.
+
+        Its stored pixels count: EXIF rotation is not applied. None for URLs, and where a subclass
+        has a load_image of its own, which may do more than read.
+        """
+        path = self.image_info[image_id]["path"]
+        own = type(self).load_image is not Dataset.load_image
+        return None if own or path is None or "://" in str(path) else str(path)
+
 
 def _refuse_class_map(class_map):
     if class_map is not None:

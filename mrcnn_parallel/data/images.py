@@ -6,6 +6,7 @@ the part of a padded image that holds the picture, in pixels.
 
 import random
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -130,6 +131,41 @@ def resize(
     )
 
 
+class ResizePlan(NamedTuple):
+    """What `resize_image` does to an image of a certain size."""
+
+    size: tuple  # (height, width) after scaling
+    shape: tuple  # (height, width) of the result
+    window: tuple  # (y1, x1, y2, x2) of the picture in the result
+    scale: float
+    padding: list  # [(top, bottom), (left, right), (0, 0)]
+    crop: tuple | None  # (y, x, height, width) of the part of the scaled image, or None
+
+
+def plan_resize(height, width, min_dim=None, max_dim=None, min_scale=None, mode="square", rng=None):
+    """The ResizePlan of an image of this size; arguments and errors as for `resize_image`."""
+    _check_mode(mode, min_dim, max_dim)
+    padding, crop = [(0, 0), (0, 0), (0, 0)], None
+    if mode == "none":
+        return ResizePlan((height, width), (height, width), (0, 0, height, width), 1, padding, crop)
+    scale = _scale(height, width, min_dim, max_dim if mode == "square" else None, min_scale)
+    if scale != 1:
+        height, width = round(height * scale), round(width * scale)
+    if mode == "crop":
+        y = _randint(height - min_dim, rng)
+        x = _randint(width - min_dim, rng)
+        crop, window = (y, x, min_dim, min_dim), (0, 0, min_dim, min_dim)
+        return ResizePlan((height, width), (min_dim, min_dim), window, scale, padding, crop)
+    if mode == "square":
+        padding = [_centred(height, max_dim), _centred(width, max_dim), (0, 0)]
+    elif mode == "pad64":
+        padding = [_centred(side, -(-side // 64) * 64) for side in (height, width)] + [(0, 0)]
+    (top, bottom), (left, right), _ = padding
+    shape = (top + height + bottom, left + width + right)
+    window = (top, left, height + top, width + left)
+    return ResizePlan((height, width), shape, window, scale, padding, crop)
+
+
 def resize_image(image, min_dim=None, max_dim=None, min_scale=None, mode="square", rng=None):
     """Resizes an image, keeping its proportions, in one of four ways.
 
@@ -150,30 +186,34 @@ def resize_image(image, min_dim=None, max_dim=None, min_scale=None, mode="square
     Raises:
         ValueError: unknown mode, or the mode's dimensions are missing or impossible.
     """
-    _check_mode(mode, min_dim, max_dim)
-    height, width = image.shape[:2]
-    padding, crop = [(0, 0), (0, 0), (0, 0)], None
-    if mode == "none":
-        return image, (0, 0, height, width), 1, padding, crop
+    plan = plan_resize(*image.shape[:2], min_dim, max_dim, min_scale, mode, rng)
+    return apply_plan(image, plan), plan.window, plan.scale, plan.padding, plan.crop
 
-    scale = _scale(height, width, min_dim, max_dim if mode == "square" else None, min_scale)
-    if scale != 1:
-        height, width = round(height * scale), round(width * scale)
-        image = _resample(image, height, width)
 
-    if mode == "crop":
-        y = _randint(height - min_dim, rng)
-        x = _randint(width - min_dim, rng)
-        crop, window = (y, x, min_dim, min_dim), (0, 0, min_dim, min_dim)
-        return image[y : y + min_dim, x : x + min_dim], window, scale, padding, crop
-    if mode == "square":
-        padding = [_centred(height, max_dim), _centred(width, max_dim), (0, 0)]
-    elif mode == "pad64":
-        padding = [_centred(side, -(-side // 64) * 64) for side in (height, width)] + [(0, 0)]
-    (top, _), (left, _), _ = padding
-    if any(sum(pair) for pair in padding):
-        image = np.pad(image, padding)
-    return image, (top, left, height + top, width + left), scale, padding, crop
+def apply_plan(image, plan, out=None):
+    """An image (H, W, C) resized, and cropped or padded with zeros, as a ResizePlan has it.
+
+    Args:
+        out: an array of the result's shape and type that may be written to and returned, or None.
+    """
+    same_size = plan.size == tuple(image.shape[:2])
+    if plan.crop is not None:
+        y, x, height, width = plan.crop
+        image = image if same_size else resample(image, *plan.size)
+        return image[y : y + height, x : x + width]
+    if plan.shape == plan.size:
+        return image if same_size else resample(image, *plan.size)
+    shape = (*plan.shape, image.shape[2])
+    usable = out is not None and out.shape == shape and out.dtype == image.dtype
+    padded = out if usable else np.empty(shape, image.dtype)
+    y1, x1, y2, x2 = plan.window
+    padded[:y1], padded[y2:], padded[y1:y2, :x1], padded[y1:y2, x2:] = 0, 0, 0, 0
+    inside = padded[y1:y2, x1:x2]
+    if same_size:
+        inside[...] = image
+    else:
+        resample(image, *plan.size, out=inside)
+    return padded
 
 
 def _check_mode(mode, min_dim, max_dim):
@@ -209,28 +249,37 @@ def _randint(high, rng):
     return random.randint(0, high) if rng is None else int(rng.integers(0, high + 1))
 
 
-def _resample(image, height, width):
+def resample(image, height, width, out=None):
     """Bilinear, no anti-aliasing, zeros outside: skimage's numbers within one grey level.
 
     OpenCV repeats the edge where scikit-image blends it with zero, so the outermost rows and
     columns are weighted afterwards.
+
+    Args:
+        image: (H, W, C). out: (height, width, C) of its dtype to write to, or None for a new array.
     """
     if image.dtype not in (np.uint8, np.uint16, np.float32) or image.shape[2] > 4:
-        exact = resize(image, (height, width), preserve_range=True)
-        return exact.astype(image.dtype)
+        exact = resize(image, (height, width), preserve_range=True).astype(image.dtype)
+        if out is None:
+            return exact
+        out[...] = exact
+        return out
     import cv2
 
-    result = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
-    result = result.reshape(height, width, image.shape[2])  # OpenCV drops a single channel's axis
+    if out is None:
+        out = np.empty((height, width, image.shape[2]), image.dtype)
+    resized = cv2.resize(image, (width, height), dst=out, interpolation=cv2.INTER_LINEAR)
+    if not np.may_share_memory(resized, out):  # OpenCV drops a single channel's axis
+        out[...] = resized.reshape(out.shape)
     rows, cols = _edge_weights(image.shape[0], height), _edge_weights(image.shape[1], width)
-    floor = max(image.min(), 0)  # skimage clips to the image's own range
     edge_rows, edge_cols = np.flatnonzero(rows < 1), np.flatnonzero(cols < 1)
-    weight = rows[:, None, None] * cols[:, None]  # (height, width, 1)
-    top = result[edge_rows] * weight[edge_rows]
-    side = result[:, edge_cols] * weight[:, edge_cols]
-    result[edge_rows] = np.maximum(top, floor)
-    result[:, edge_cols] = np.maximum(side, floor)
-    return result
+    if len(edge_rows) or len(edge_cols):
+        floor = max(image.min(), 0)  # skimage clips to the image's own range
+        top = out[edge_rows] * (rows[edge_rows, None] * cols)[..., None]
+        side = out[:, edge_cols] * (rows[:, None] * cols[edge_cols])[..., None]
+        out[edge_rows] = np.maximum(top, floor)
+        out[:, edge_cols] = np.maximum(side, floor)
+    return out
 
 
 def _edge_weights(size_in, size_out):

@@ -1,262 +1,52 @@
-"""Batches for training: Matterport's generators, and the loader that this package trains from.
+"""TrainingLoader: the batches that `MaskRCNN.train` fits on, made ahead in threads.
 
-All three make batches from `Sample`s. `TrainingLoader` gives what the training graph takes, images
-as uint8 where they are (the device subtracts the mean pixel), and is reproducible: batch i depends
-on the seed and on i alone, whichever thread makes it, so a run can stop and go on anywhere.
+Batches hold what the training graph takes, images as uint8 where they are (the device subtracts the
+mean pixel). They are reproducible: batch i depends on the seed and on i alone, whichever thread
+makes it, so a run can stop and go on anywhere.
 
 Letters: B images a batch, G = MAX_GT_INSTANCES, A anchors, R = RPN_TRAIN_ANCHORS_PER_IMAGE.
 """
 
 import contextlib
 import functools
-import math
-from typing import NamedTuple
+import logging
 
 import keras
 import numpy as np
 
-from mrcnn_parallel.data.images import mold_image
-from mrcnn_parallel.data.load import check_dataset, describe_image, load_image_gt
-from mrcnn_parallel.data.targets import (
-    build_detection_targets,
-    build_rpn_targets,
-    generate_random_rois,
-)
+from mrcnn_parallel.data.augmentation import resolve_augmentation
+from mrcnn_parallel.data.bad_samples import BadSamples
+from mrcnn_parallel.data.prefetch import Prefetcher
+from mrcnn_parallel.data.samples import limit_instances, load_sample, pad_ground_truth
+from mrcnn_parallel.data.sources import check_dataset, describe_image
+from mrcnn_parallel.data.targets import build_rpn_targets, generate_random_rois
 from mrcnn_parallel.ops.anchors import image_anchors_px
 
+log = logging.getLogger(__name__)
 
-class Sample(NamedTuple):
-    """One image with its ground truth, N instances, not padded."""
-
-    image: np.ndarray  # (H, W, C), not molded
-    image_meta: np.ndarray  # (12 + NUM_CLASSES,) float64
-    class_ids: np.ndarray  # (N,) int32
-    boxes: np.ndarray  # (N, 4) int32 pixels
-    masks: np.ndarray  # (h, w, N) bool
-
-
-def load_sample(dataset, config, image_id, augmentation=None, augment=None, rng=None):
-    """load_image_gt as a Sample that has the size config.IMAGE_SHAPE, or a ValueError."""
-    sample = Sample(
-        *load_image_gt(dataset, config, image_id, augmentation, augment=augment, rng=rng)
-    )
-    if sample.image.shape != tuple(config.IMAGE_SHAPE):
-        raise ValueError(
-            f"{describe_image(dataset, image_id)}: it is {sample.image.shape} after resizing, but "
-            f"training needs config.IMAGE_SHAPE {tuple(int(n) for n in config.IMAGE_SHAPE)}; set "
-            "config.IMAGE_RESIZE_MODE to 'square' or 'crop'."
-        )
-    return sample
-
-
-def limit_instances(sample, config, rng=None):
-    """At most MAX_GT_INSTANCES instances, chosen at random if there are more."""
-    count, limit = len(sample.class_ids), config.MAX_GT_INSTANCES
-    if count <= limit:
-        return sample
-    ids = (rng or np.random).choice(np.arange(count), limit, replace=False)
-    return sample._replace(
-        class_ids=sample.class_ids[ids], boxes=sample.boxes[ids], masks=sample.masks[:, :, ids]
-    )
-
-
-def pad_ground_truth(samples, config, box_dtype=np.int32):
-    """Samples with at most G instances -> class ids (B, G), boxes (B, G, 4), masks (B, h, w, G)."""
-    count, limit = len(samples), config.MAX_GT_INSTANCES
-    class_ids = np.zeros((count, limit), np.int32)
-    boxes = np.zeros((count, limit, 4), box_dtype)
-    masks = np.zeros((count, *samples[0].masks.shape[:2], limit), bool)
-    for i, sample in enumerate(samples):
-        n = len(sample.class_ids)
-        class_ids[i, :n], boxes[i, :n], masks[i, :, :, :n] = sample[2:]
-    return class_ids, boxes, masks
-
-
-class _MatterportBatches:
-    """Batches in the form of Matterport's data generator; random draws from global states."""
-
-    def __init__(
-        self,
-        dataset,
-        config,
-        augment=None,
-        augmentation=None,
-        random_rois=0,
-        detection_targets=False,
-        no_augmentation_sources=None,
-    ):
-        check_dataset(dataset, config)
-        if detection_targets and not random_rois:
-            raise ValueError("detection_targets needs random_rois > 0 to make targets for.")
-        self.dataset, self.config = dataset, config
-        self.augment, self.augmentation = augment, augmentation
-        self.random_rois, self.detection_targets = random_rois, detection_targets
-        self.no_augmentation_sources = set(no_augmentation_sources or ())
-        self.anchors = image_anchors_px(config, config.IMAGE_SHAPE)
-
-    def batch(self, image_ids):
-        """(inputs, outputs), two lists of arrays; see data_generator."""
-        items = [self._item(image_id) for image_id in image_ids]
-        samples = [limit_instances(sample, self.config) for sample, *_ in items]
-        metas = np.stack([sample.image_meta for sample in samples])
-        images = mold_image(np.stack([sample.image for sample in samples]), self.config)
-        matches = np.stack([match for _, match, *_ in items])[..., None]
-        deltas = np.stack([delta for _, _, delta, *_ in items])
-        inputs = [images, metas, matches, deltas, *pad_ground_truth(samples, self.config)]
-        outputs = []
-        if self.random_rois:
-            inputs.append(np.stack([item[3] for item in items]))
-        if self.detection_targets:
-            rois, class_ids, bboxes, masks = map(
-                np.stack, zip(*(item[4] for item in items), strict=True)
-            )
-            inputs.append(rois)
-            outputs = [class_ids[..., None], bboxes, masks]
-        return inputs, outputs
-
-    def _item(self, image_id):
-        source = self.dataset.image_info[image_id]["source"]
-        plain = source in self.no_augmentation_sources
-        sample = load_sample(
-            self.dataset,
-            self.config,
-            image_id,
-            augmentation=None if plain else self.augmentation,
-            augment=None if plain else self.augment,
-        )
-        shape, (_, _, class_ids, boxes, masks) = sample.image.shape, sample
-        match, delta = build_rpn_targets(shape, self.anchors, class_ids, boxes, self.config)
-        rois = targets = None
-        if self.random_rois:
-            rois = generate_random_rois(shape, self.random_rois, class_ids, boxes)
-        if self.detection_targets:
-            targets = build_detection_targets(rois, class_ids, boxes, masks, self.config)
-        return sample, match, delta, rois, targets
-
-
-def data_generator(
-    dataset,
-    config,
-    shuffle=True,
-    augment=False,
-    augmentation=None,
-    random_rois=0,
-    batch_size=1,
-    detection_targets=False,
-    no_augmentation_sources=None,
-):
-    """Matterport's endless Python generator of training batches.
-
-    Unlike Matterport's it trains on images without instances, as background, and raises the first
-    error that an image causes rather than the sixth.
-
-    Args:
-        shuffle: draw a new order before each pass over the images.
-        augment: deprecated; True mirrors every second image.
-        augmentation: see load_image_gt.
-        random_rois: number of ROIs to make up per image, for training without an RPN.
-        detection_targets: also build the heads' targets for those ROIs, to look at or train from.
-        no_augmentation_sources: names of sources whose images are left as they are.
-
-    Yields:
-        inputs: [images (B, H, W, C) float32 molded, image_meta (B, 12 + NUM_CLASSES),
-            rpn_match (B, A, 1) int32, rpn_bbox (B, R, 4), gt_class_ids (B, G) int32,
-            gt_boxes (B, G, 4) int32 pixels, gt_masks (B, h, w, G) bool], then the random ROIs
-            (B, random_rois, 4), then with detection_targets those chosen from them.
-        outputs: [], with detection_targets [class ids, deltas, masks] of the chosen ROIs.
-    """
-    batches = _MatterportBatches(
-        dataset,
-        config,
-        augment,
-        augmentation,
-        random_rois,
-        detection_targets,
-        no_augmentation_sources,
-    )
-    return _endless(batches, np.copy(dataset.image_ids), batch_size, shuffle)
-
-
-def _endless(batches, image_ids, batch_size, shuffle):
-    waiting = []
-    while True:
-        if shuffle:
-            np.random.shuffle(image_ids)
-        for image_id in image_ids:
-            waiting.append(image_id)
-            if len(waiting) == batch_size:
-                yield batches.batch(waiting)
-                waiting = []
-
-
-class DataGenerator(keras.utils.PyDataset):
-    """One pass over a dataset in the form of Matterport's data generator; see data_generator.
-
-    The last batch is filled up with images from the start of the pass. `[i]` returns
-    (inputs, outputs); the order changes after each epoch if `shuffle`.
-
-    Args:
-        batch_size: images a batch; None for config.BATCH_SIZE.
-        workers: threads that Keras loads with; None for config.LOADER_WORKERS.
-    """
-
-    def __init__(
-        self,
-        dataset,
-        config,
-        shuffle=True,
-        augmentation=None,
-        random_rois=0,
-        detection_targets=False,
-        batch_size=None,
-        no_augmentation_sources=None,
-        workers=None,
-    ):
-        super().__init__(workers=config.LOADER_WORKERS if workers is None else workers)
-        self._batches = _MatterportBatches(
-            dataset,
-            config,
-            None,
-            augmentation,
-            random_rois,
-            detection_targets,
-            no_augmentation_sources,
-        )
-        self.dataset, self.config, self.shuffle = dataset, config, shuffle
-        self.anchors = self._batches.anchors
-        self.batch_size = batch_size or config.BATCH_SIZE
-        self.image_ids = np.copy(dataset.image_ids)
-        if shuffle:
-            np.random.shuffle(self.image_ids)
-
-    def __len__(self):
-        return math.ceil(len(self.image_ids) / self.batch_size)
-
-    def __getitem__(self, idx):
-        positions = np.arange(idx * self.batch_size, (idx + 1) * self.batch_size)
-        return self._batches.batch(np.take(self.image_ids, positions, mode="wrap"))
-
-    def on_epoch_end(self):
-        if self.shuffle:
-            np.random.shuffle(self.image_ids)
+_FIRST_TRIES = 10  # images looked at for one that loads, when a loader is made
+_REPLACEMENTS = 20  # images tried in place of one that can't be loaded
 
 
 class TrainingLoader(keras.utils.PyDataset):
     """What `MaskRCNN.train` fits on: batches without end, or `num_batches` of them again and again.
 
     Passes over the images follow each other without a gap, each in its own order, so any number of
-    steps makes an epoch. Keras loads ahead in threads, in the order of the batches.
+    steps makes an epoch. Once two batches in a row have been asked for, the next ones are made
+    ahead, sample by sample, in `workers` threads. A thread that hangs or dies is replaced; a sample
+    that can't be loaded is, too, as config.ON_BAD_SAMPLE says.
 
     Args:
         dataset: a prepared Dataset. config: a Config.
         batch_size: images a batch; None for config.BATCH_SIZE.
         shuffle: a new order for each pass; else that of the dataset.
-        augmentation: see load_image_gt; must be safe to use from several threads.
+        augmentation: see load_image_gt; functions must be safe to use from several threads.
         no_augmentation_sources: names of sources whose images are left as they are.
         seed: decides order, crops, augmentation and sampling; None draws one from NumPy's global
             state.
-        workers: threads; None for config.LOADER_WORKERS; 0 and 1 load in the training thread.
-        start_batch: the first batch, for going on where another run stopped.
+        workers: threads; None for config.LOADER_WORKERS; 0 loads in the thread that asks.
+        start_batch: the first batch, for going on where another run stopped: after `step` steps of
+            epoch `epoch` that is epoch * STEPS_PER_EPOCH + step, both counted from 0.
         num_batches: None for no end; else every epoch sees the same batches (for validation).
         place: function of a batch (a tuple of arrays) that puts it on the devices, called in the
             loading thread, so that the transfer overlaps training; None leaves it to Keras.
@@ -270,6 +60,7 @@ class TrainingLoader(keras.utils.PyDataset):
 
     Attributes:
         error: the first exception that loading raised, or None; see `original_errors`.
+        bad_samples: BadSamples, what could not be loaded and was replaced.
     """
 
     def __init__(
@@ -287,22 +78,45 @@ class TrainingLoader(keras.utils.PyDataset):
         place=None,
     ):
         check_dataset(dataset, config)
-        workers = config.LOADER_WORKERS if workers is None else workers
-        super().__init__(workers=workers, max_queue_size=max(2, 2 * workers))
+        super().__init__(workers=1)  # Keras's own threads can't be watched
         self.dataset, self.config = dataset, config
         self.batch_size = batch_size or config.BATCH_SIZE
-        self.shuffle, self.augmentation = shuffle, augmentation
+        self.shuffle, self.augmentation = shuffle, resolve_augmentation(augmentation)
         self.no_augmentation_sources = set(no_augmentation_sources or ())
         self.seed = int(np.random.randint(2**31)) if seed is None else int(seed)
         self.start_batch, self._num_batches = start_batch, num_batches
         self._place = place or (lambda batch: batch)
         self.error = None
+        self.bad_samples = BadSamples(config.BAD_SAMPLE_LIMIT)
+        self._skips = config.ON_BAD_SAMPLE == "skip"
+        self._attempts, self._given_up = {}, {}  # by position, for samples whose threads hang
         self._order = functools.lru_cache(maxsize=4)(self._draw_order)
         self._anchors = None
         if config.RPN_TARGETS == "input":
             self._anchors = image_anchors_px(config, config.IMAGE_SHAPE)
-        first = load_sample(dataset, config, dataset.image_ids[0], rng=self._rng(0, 0))
-        self.image_dtype = np.uint8 if first.image.dtype == np.uint8 else np.float32
+        self.image_dtype = np.uint8 if self._first_dtype() == np.uint8 else np.float32
+        threads = config.LOADER_WORKERS if workers is None else workers
+        self._prefetcher = None
+        if threads > 0:
+            # Enough samples under way for all threads while one batch waits to be taken.
+            ahead = 1 + -(-(threads + 1) // self.batch_size)
+            self._prefetcher = Prefetcher(
+                self, self.batch_size, threads, max(2, ahead), config.LOADER_TIMEOUT, num_batches
+            )
+
+    def _first_dtype(self):
+        """The type of the first image that can be loaded; all have to be of one."""
+        first_error = None
+        for image_id in self.dataset.image_ids[:_FIRST_TRIES]:
+            try:
+                return load_sample(
+                    self.dataset, self.config, image_id, rng=self._rng(0, 0)
+                ).image.dtype
+            except Exception as error:  # counted when its turn comes; this is only a first look
+                first_error = first_error or error
+                if not self._skips:
+                    break
+        raise first_error
 
     @property
     def num_batches(self):
@@ -317,30 +131,101 @@ class TrainingLoader(keras.utils.PyDataset):
         image_ids = np.asarray(self.dataset.image_ids)
         return self._rng(1, pass_number).permutation(image_ids) if self.shuffle else image_ids
 
-    def _rng(self, purpose, number):
-        return np.random.default_rng([self.seed, purpose, number])
+    def _rng(self, *numbers):
+        return np.random.default_rng([self.seed, *numbers])
 
     def __getitem__(self, index):
-        first = (self.start_batch + index) * self.batch_size
         try:
-            batch = self._collate([self._item(first + i) for i in range(self.batch_size)])
-            return (self._place(batch),)
+            if self._prefetcher is not None:
+                return (self._prefetcher.get(index),)
+            images = self.new_batch(index)
+            parts = [self.make_part(index, i, images) for i in range(self.batch_size)]
+            return (self.join_parts(parts, images),)
         except Exception as error:  # kept for the caller of `fit`, then raised all the same
             self.error = self.error or error
             raise
 
-    def _item(self, position):
+    def close(self):
+        """Ends the threads and says in the log what was skipped; the loader can be used again."""
+        if self._prefetcher is not None:
+            self._prefetcher.close()
+        if self.bad_samples.count:
+            log.warning("%s", self.bad_samples.summary())
+
+    # === What the Prefetcher calls, from its threads ===
+
+    def new_batch(self, index):
+        """Room for the images of a batch, which its parts are written to."""
+        shape = tuple(int(side) for side in self.config.IMAGE_SHAPE)
+        return np.empty((self.batch_size, *shape), self.image_dtype)
+
+    def make_part(self, index, part, images):
+        """One sample of a batch, its image written to images[part].
+
+        Where it is bad, and ON_BAD_SAMPLE is "skip", it is another one.
+        """
+        position = (self.start_batch + index) * self.batch_size + part
+        first_error = None
+        for attempt in range(1 + _REPLACEMENTS):
+            self._attempts[position] = attempt
+            image_id = self._candidate(position, attempt)
+            try:
+                if (position, attempt) in self._given_up:
+                    raise self._given_up[position, attempt]
+                item = self._item(position, image_id, attempt, images[part])
+            except Exception as error:
+                if not self._skips:
+                    raise
+                first_error = first_error or error
+                self.bad_samples.bad(image_id, describe_image(self.dataset, image_id), error)
+            else:
+                self.bad_samples.good()
+                self._attempts.pop(position, None)
+                return item
+        first_error.add_note(
+            f"{_REPLACEMENTS} other images in its place could not be loaded either"
+        )
+        raise first_error
+
+    def join_parts(self, parts, images):
+        """A batch of its samples, on the devices."""
+        return self._place(self._collate(parts, images))
+
+    def name_part(self, index, part):
+        """Describes the image that a sample is made of."""
+        position = (self.start_batch + index) * self.batch_size + part
+        image_id = self._candidate(position, self._attempts.get(position, 0))
+        return describe_image(self.dataset, image_id)
+
+    def give_up(self, index, part, error):
+        """Makes a sample that hangs a bad one."""
+        if not self._skips:
+            raise error
+        position = (self.start_batch + index) * self.batch_size + part
+        self._given_up[position, self._attempts.get(position, 0)] = error
+
+    # === Samples ===
+
+    def _candidate(self, position, attempt):
+        """The image at a position, or the one that replaces it after `attempt` bad ones."""
+        if attempt == 0:
+            return self.image_id_at(position)
+        return int(self._rng(3, position, attempt).choice(self.dataset.image_ids))
+
+    def _item(self, position, image_id, attempt, out):
         """(sample, rpn_match, rpn_bbox, rois) of one image; the last three may be None."""
-        image_id, rng = self.image_id_at(position), self._rng(2, position)
+        rng = self._rng(2, position, attempt) if attempt else self._rng(2, position)
         source = self.dataset.image_info[image_id]["source"]
         plain = source in self.no_augmentation_sources
         augmentation = None if plain else self.augmentation
-        sample = load_sample(self.dataset, self.config, image_id, augmentation, rng=rng)
+        sample = load_sample(self.dataset, self.config, image_id, augmentation, rng=rng, out=out)
         if self.image_dtype == np.uint8 and sample.image.dtype != np.uint8:
             raise ValueError(
                 f"{describe_image(self.dataset, image_id)}: it is {sample.image.dtype}, but the "
                 "dataset's first image is uint8; return one type from load_image."
             )
+        if sample.image is not out:
+            out[...] = sample.image
         shape, (_, _, class_ids, boxes, _) = sample.image.shape, sample
         match = delta = rois = None
         if self._anchors is not None:
@@ -352,10 +237,10 @@ class TrainingLoader(keras.utils.PyDataset):
             rois = generate_random_rois(shape, count, class_ids, boxes, rng)
         return limit_instances(sample, self.config, rng), match, delta, rois
 
-    def _collate(self, items):
+    def _collate(self, items, images):
         samples = [sample for sample, *_ in items]
         batch = [
-            np.stack([sample.image for sample in samples]).astype(self.image_dtype, copy=False),
+            images,
             np.stack([sample.image_meta for sample in samples]).astype(np.float32),
         ]
         if self._anchors is not None:
@@ -371,7 +256,8 @@ class TrainingLoader(keras.utils.PyDataset):
 def original_errors(*loaders):
     """Around `fit`: raises the error that a loader met, not what the backend wrapped it in.
 
-    TensorFlow turns an exception in a data set into one of its own, with the text inside.
+    TensorFlow turns an exception in a data set into one of its own, with the text inside. However
+    it ends, also by Ctrl-C, the loaders are closed; each says what it skipped.
     """
     try:
         yield
@@ -380,3 +266,7 @@ def original_errors(*loaders):
             if loader is not None and loader.error is not None and loader.error is not error:
                 raise loader.error from error
         raise
+    finally:
+        for loader in loaders:
+            if loader is not None:
+                loader.close()

@@ -7,7 +7,7 @@ at config.MINI_MASK_SHAPE, which takes far less memory than masks of the image's
 import numpy as np
 
 from mrcnn_parallel.data.geometry import check_boxes, extract_bboxes
-from mrcnn_parallel.data.resample import resize_indexed, resize_plane
+from mrcnn_parallel.data.resample import resize_indexed, resize_matrix, resize_plane
 
 
 def resize_mask(mask, scale, padding, crop=None):
@@ -125,12 +125,20 @@ def unmold_mask(mask, bbox, image_shape):
         (H, W) bool, true from 0.5 on; empty for a box without area.
     """
     full_mask = np.zeros(image_shape[:2], bool)
-    y1, x1, y2, x2 = (int(side) for side in bbox)
-    if y2 <= y1 or x2 <= x1:
-        return full_mask
-    inside = resize_plane(mask, (y2 - y1, x2 - x1)) >= 0.5
-    top, left = max(y1, 0), max(x1, 0)
-    bottom, right = min(y2, image_shape[0]), min(x2, image_shape[1])
-    if bottom > top and right > left:
-        full_mask[top:bottom, left:right] = inside[top - y1 : bottom - y1, left - x1 : right - x1]
+    paste_mask(mask, bbox, full_mask)
     return full_mask
+
+
+def paste_mask(mask, bbox, plane):
+    """`unmold_mask` into a plane (H, W) of zeros that is there already."""
+    y1, x1, y2, x2 = (int(side) for side in bbox)
+    top, left = max(y1, 0), max(x1, 0)
+    bottom, right = min(y2, plane.shape[0]), min(x2, plane.shape[1])
+    if bottom <= top or right <= left:
+        return
+    # Two small matrix products, of the visible part only
+    rows = resize_matrix(mask.shape[0], y2 - y1)[top - y1 : bottom - y1]
+    columns = resize_matrix(mask.shape[1], x2 - x1)[left - x1 : right - x1]
+    inside = rows @ np.asarray(mask, np.float32) @ columns.T
+    # As in resample.resize_plane: the zeros around a mask must not eat into one that fills its box
+    plane[top:bottom, left:right] = (inside >= 0.5) | (mask.min() >= 0.5)

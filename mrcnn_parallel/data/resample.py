@@ -6,6 +6,8 @@ the order of the arithmetic here is that of `scipy.ndimage.zoom(grid_mode=True)`
 coincide at both ends, and what lies outside the plane is 0.
 """
 
+import functools
+
 import numpy as np
 
 
@@ -55,6 +57,18 @@ def resize_indexed(plane, rows, cols, shape):
     if plane.dtype in (np.float32, np.float16):
         result = result.astype(np.float32)
     return _clip_to_range(result, plane[rows[0] : rows[-1] + 1, cols[0] : cols[-1] + 1])
+
+
+@functools.lru_cache(maxsize=256)
+def resize_matrix(size_in, size_out):
+    """(size_out, size_in) float32: `resize_plane` is matrix @ plane @ matrix.T, to rounding and
+    without its last step, the clipping."""
+    matrix = np.zeros((size_out, size_in), np.float32)
+    left, weights = taps(size_in, size_out)
+    for offset, weight in enumerate(weights):
+        column, weight = _clip(left + offset, weight, size_in)
+        matrix[np.arange(size_out), column] += weight
+    return matrix
 
 
 def _clip(index, weight, size):

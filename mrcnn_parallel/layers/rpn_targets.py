@@ -78,7 +78,7 @@ class RPNTargetLayer(ConfiguredLayer):
         priority = sampling.priorities(shape, self.seed_generator)
         positive = sampling.choose_mask(positive, priority, total // 2)
         count = ops.sum(ops.cast(positive, "int32"), axis=1)  # (B,)
-        negative = sampling.choose_mask(negative, priority, total, total - count)
+        negative = sampling.choose_mask(negative, priority, total - count)
         match = ops.cast(positive, "int32") - ops.cast(negative, "int32")  # (B, N)
 
         chosen, found = nms.first_true(positive, total)  # (B, S)

@@ -2,6 +2,8 @@
 
 from keras import layers as KL
 
+from mrcnn_parallel.nets.conv import Conv2D
+
 
 def fpn_graph(stages, channels):
     """Builds the top-down pathway.
@@ -14,11 +16,11 @@ def fpn_graph(stages, channels):
         [P2, P3, P4, P5, P6] at strides 4 ... 64, each (B, H_l, W_l, channels).
     """
     c2, c3, c4, c5 = stages
-    level = KL.Conv2D(channels, (1, 1), name="fpn_c5p5")(c5)
+    level = Conv2D(channels, (1, 1), name="fpn_c5p5")(c5)
     merged = {5: level}
     for index, stage in ((4, c4), (3, c3), (2, c2)):
         upsampled = KL.UpSampling2D(size=(2, 2), name=f"fpn_p{index + 1}upsampled")(level)
-        lateral = KL.Conv2D(channels, (1, 1), name=f"fpn_c{index}p{index}")(stage)
+        lateral = Conv2D(channels, (1, 1), name=f"fpn_c{index}p{index}")(stage)
         level = KL.Add(name=f"fpn_p{index}add")([upsampled, lateral])
         merged[index] = level
     # A 3x3 convolution on each level removes what upsampling leaves of the grid.

@@ -11,7 +11,7 @@ import numpy as np
 from keras import layers as KL
 from keras import ops
 
-from mrcnn_parallel.nets.resnet import BatchNorm
+from mrcnn_parallel.nets.conv import BatchNorm, Conv2D, conv_bn, relu
 from mrcnn_parallel.ops import roi_align
 
 
@@ -62,14 +62,10 @@ class PyramidROIAlign(KL.Layer):
 
 
 class _OverROIs:
-    """Runs a layer on (B, R, ...) as on one batch of B * R; R is static."""
+    """For layers on (B, R, ...) whose shapes are those of a batch of B * R; R is static."""
 
     def build(self, input_shape):
         super().build((None, *input_shape[2:]))
-
-    def call(self, inputs):
-        outputs = super().call(ops.reshape(inputs, (-1, *inputs.shape[2:])))
-        return ops.reshape(outputs, (-1, inputs.shape[1], *outputs.shape[1:]))
 
     def compute_output_shape(self, input_shape):
         if len(input_shape) == 4:  # asked by the convolution's own build
@@ -79,7 +75,7 @@ class _OverROIs:
 
 
 @keras.saving.register_keras_serializable("mrcnn_parallel")
-class ROIConv2D(_OverROIs, KL.Conv2D):
+class ROIConv2D(_OverROIs, Conv2D):
     """Conv2D on each ROI, (B, R, h, w, C)."""
 
 
@@ -152,7 +148,7 @@ def fpn_classifier_graph(
         image_meta: (B, META).
         pool_size: cells a side of the ROI's grid.
         num_classes: C.
-        train_bn: the batch norms' mode, see nets.resnet.BatchNorm.
+        train_bn: the batch norms' mode, see nets.conv.BatchNorm.
         fc_layers_size: units of the dense layers.
         sampling: see PyramidROIAlign.
 
@@ -165,10 +161,10 @@ def fpn_classifier_graph(
     )
     x = ROIFullConv2D(fc_layers_size, (pool_size, pool_size), name="mrcnn_class_conv1")(x)
     x = BatchNorm(name="mrcnn_class_bn1")(x, training=train_bn)
-    x = KL.Activation("relu")(x)
+    x = KL.Activation(relu)(x)
     x = ROIFullConv2D(fc_layers_size, (1, 1), name="mrcnn_class_conv2")(x)
     x = BatchNorm(name="mrcnn_class_bn2")(x, training=train_bn)
-    x = KL.Activation("relu")(x)
+    x = KL.Activation(relu)(x)
     shared = KL.Reshape((rois.shape[1], fc_layers_size), name="pool_squeeze")(x)
 
     logits = KL.Dense(num_classes, name="mrcnn_class_logits")(shared)
@@ -202,9 +198,9 @@ def build_fpn_mask_graph(
         [rois, image_meta, *feature_maps]
     )
     for index in range(1, 5):
-        x = ROIConv2D(conv_size, (3, 3), padding="same", name=f"mrcnn_mask_conv{index}")(x)
-        x = BatchNorm(name=f"mrcnn_mask_bn{index}")(x, training=train_bn)
-        x = KL.Activation("relu")(x)
+        names = (f"mrcnn_mask_conv{index}", f"mrcnn_mask_bn{index}")
+        x = conv_bn(x, conv_size, (3, 3), names, train_bn=train_bn, conv=ROIConv2D)
+        x = KL.Activation(relu)(x)
     x = ROIConv2DTranspose(
         conv_size, (2, 2), strides=2, activation="relu", name="mrcnn_mask_deconv"
     )(x)

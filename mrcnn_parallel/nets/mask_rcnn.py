@@ -138,6 +138,21 @@ class ActiveClasses(ConfiguredLayer):
         return (input_shape[0], input_shape[1] - 12)
 
 
+def mold(images, mean_pixel):
+    """Images as the network takes them: float32 minus the mean pixel; float32 ones are so already.
+
+    Args:
+        images: (B, H, W, C) uint8, another dtype, or float32.
+        mean_pixel: C numbers.
+
+    Returns:
+        (B, H, W, C) float32.
+    """
+    if str(images.dtype).endswith("float32"):
+        return images
+    return ops.cast(images, "float32") - ops.convert_to_tensor(mean_pixel, dtype="float32")
+
+
 def own_class_masks(detections, masks):
     """Each detection's mask of its own class, so that the others need not leave the device.
 

@@ -4,8 +4,9 @@ ResNet-50 and 101 are built of bottlenecks (1x1, 3x3, 1x1), 18 and 34 of basic b
 As in the original Caffe model, a stage's stride is in its first convolution.
 """
 
-import keras
 from keras import layers as KL
+
+from mrcnn_parallel.nets.conv import MaxPool3x3, conv_bn, relu
 
 STAGE_BLOCKS = {  # blocks of stages 2, 3, 4, 5
     "resnet18": (2, 2, 2, 2),
@@ -13,52 +14,6 @@ STAGE_BLOCKS = {  # blocks of stages 2, 3, 4, 5
     "resnet50": (3, 4, 6, 3),
     "resnet101": (3, 4, 23, 3),
 }
-
-
-@keras.saving.register_keras_serializable("mrcnn_parallel")
-class BatchNorm(KL.BatchNormalization):
-    """Batch normalisation whose mode is fixed where the graph is built.
-
-    First called with `training=False`, it uses its moving statistics ever after, also while the
-    model trains, since batches are often too small for good ones; with `True` it uses the batch's;
-    with `None` it follows the model. (Keras 3 lets `model(x, training=True)` overrule the
-    `training=False` that a layer was given in the graph, so the layer keeps it itself.)
-
-    Args:
-        fixed_training: None, False or True, as above; the first call sets it.
-        **kwargs: Keras's.
-    """
-
-    def __init__(self, fixed_training=None, **kwargs):
-        super().__init__(**kwargs)
-        self.fixed_training = fixed_training
-
-    def __call__(self, inputs, training=None, **kwargs):
-        if not self.built and training is not None:
-            self.fixed_training = bool(training)
-        return super().__call__(inputs, training=training, **kwargs)
-
-    def call(self, inputs, training=None, **kwargs):
-        if self.fixed_training is not None:
-            training = self.fixed_training
-        return super().call(inputs, training=training, **kwargs)
-
-    def get_config(self):
-        return {**super().get_config(), "fixed_training": self.fixed_training}
-
-
-def conv_bn(x, filters, kernel_size, suffix, strides=1, use_bias=True, train_bn=True):
-    """Convolution `res{suffix}` and batch norm `bn{suffix}`; 3x3 keep the size."""
-    padding = "valid" if kernel_size in (1, (1, 1)) else "same"
-    x = KL.Conv2D(
-        filters,
-        kernel_size,
-        strides=strides,
-        padding=padding,
-        use_bias=use_bias,
-        name=f"res{suffix}",
-    )(x)
-    return BatchNorm(name=f"bn{suffix}")(x, training=train_bn)
 
 
 def identity_block(input_tensor, kernel_size, filters, stage, block, use_bias=True, train_bn=True):
@@ -70,7 +25,7 @@ def identity_block(input_tensor, kernel_size, filters, stage, block, use_bias=Tr
         filters: channels of the three convolutions.
         stage, block: 2 ... 5 and "a", "b", ...: they make the names.
         use_bias: whether the convolutions have a bias.
-        train_bn: the batch norms' mode, see BatchNorm.
+        train_bn: the batch norms' mode, see nets.conv.BatchNorm.
 
     Returns:
         (B, H, W, filters[2]).
@@ -78,7 +33,7 @@ def identity_block(input_tensor, kernel_size, filters, stage, block, use_bias=Tr
     name = f"{stage}{block}_branch"
     x = _bottleneck_branch(input_tensor, kernel_size, filters, name, (1, 1), use_bias, train_bn)
     x = KL.Add()([x, input_tensor])
-    return KL.Activation("relu", name=f"res{stage}{block}_out")(x)
+    return KL.Activation(relu, name=f"res{stage}{block}_out")(x)
 
 
 def conv_block(
@@ -95,9 +50,9 @@ def conv_block(
     size. Arguments as in `identity_block`."""
     name = f"{stage}{block}_branch"
     x = _bottleneck_branch(input_tensor, kernel_size, filters, name, strides, use_bias, train_bn)
-    shortcut = conv_bn(input_tensor, filters[2], (1, 1), name + "1", strides, use_bias, train_bn)
+    shortcut = _conv_bn(input_tensor, filters[2], (1, 1), name + "1", strides, use_bias, train_bn)
     x = KL.Add()([x, shortcut])
-    return KL.Activation("relu", name=f"res{stage}{block}_out")(x)
+    return KL.Activation(relu, name=f"res{stage}{block}_out")(x)
 
 
 def basic_block(input_tensor, filters, stage, block, strides=1, use_bias=True, train_bn=True):
@@ -113,14 +68,14 @@ def basic_block(input_tensor, filters, stage, block, strides=1, use_bias=True, t
         (B, H / strides, W / strides, filters).
     """
     name = f"{stage}{block}_branch"
-    x = conv_bn(input_tensor, filters, 3, name + "2a", strides, use_bias, train_bn)
-    x = KL.Activation("relu")(x)
-    x = conv_bn(x, filters, 3, name + "2b", 1, use_bias, train_bn)
+    x = _conv_bn(input_tensor, filters, 3, name + "2a", strides, use_bias, train_bn)
+    x = KL.Activation(relu)(x)
+    x = _conv_bn(x, filters, 3, name + "2b", 1, use_bias, train_bn)
     shortcut = input_tensor
     if strides != 1 or input_tensor.shape[-1] != filters:
-        shortcut = conv_bn(shortcut, filters, 1, name + "1", strides, use_bias, train_bn)
+        shortcut = _conv_bn(shortcut, filters, 1, name + "1", strides, use_bias, train_bn)
     x = KL.Add()([x, shortcut])
-    return KL.Activation("relu", name=f"res{stage}{block}_out")(x)
+    return KL.Activation(relu, name=f"res{stage}{block}_out")(x)
 
 
 def resnet_graph(input_image, architecture, stage5=False, train_bn=True):
@@ -130,7 +85,7 @@ def resnet_graph(input_image, architecture, stage5=False, train_bn=True):
         input_image: (B, H, W, channels), H and W divisible by 64.
         architecture: a key of STAGE_BLOCKS.
         stage5: whether to build the last stage.
-        train_bn: the batch norms' mode, see BatchNorm.
+        train_bn: the batch norms' mode, see nets.conv.BatchNorm.
 
     Returns:
         [C1, C2, C3, C4, C5], at strides 4, 4, 8, 16, 32; C5 is None without stage5.
@@ -143,10 +98,10 @@ def resnet_graph(input_image, architecture, stage5=False, train_bn=True):
             f"unknown architecture {architecture!r}; there are {', '.join(STAGE_BLOCKS)}."
         )
     x = KL.ZeroPadding2D((3, 3))(input_image)
-    x = KL.Conv2D(64, (7, 7), strides=(2, 2), name="conv1", use_bias=True)(x)
-    x = BatchNorm(name="bn_conv1")(x, training=train_bn)
-    x = KL.Activation("relu")(x)
-    x = KL.MaxPooling2D((3, 3), strides=(2, 2), padding="same")(x)
+    names = ("conv1", "bn_conv1")
+    x = conv_bn(x, 64, (7, 7), names, strides=2, train_bn=train_bn, padding="valid")
+    x = KL.Activation(relu)(x)
+    x = MaxPool3x3()(x)
     stages = [x]  # C1
     bottleneck = architecture in ("resnet50", "resnet101")
     for stage, blocks in enumerate(STAGE_BLOCKS[architecture][: 4 if stage5 else 3], start=2):
@@ -168,8 +123,13 @@ def resnet_graph(input_image, architecture, stage5=False, train_bn=True):
 
 
 def _bottleneck_branch(x, kernel_size, filters, name, strides, use_bias, train_bn):
-    x = conv_bn(x, filters[0], (1, 1), name + "2a", strides, use_bias, train_bn)
-    x = KL.Activation("relu")(x)
-    x = conv_bn(x, filters[1], kernel_size, name + "2b", 1, use_bias, train_bn)
-    x = KL.Activation("relu")(x)
-    return conv_bn(x, filters[2], (1, 1), name + "2c", 1, use_bias, train_bn)
+    x = _conv_bn(x, filters[0], (1, 1), name + "2a", strides, use_bias, train_bn)
+    x = KL.Activation(relu)(x)
+    x = _conv_bn(x, filters[1], kernel_size, name + "2b", 1, use_bias, train_bn)
+    x = KL.Activation(relu)(x)
+    return _conv_bn(x, filters[2], (1, 1), name + "2c", 1, use_bias, train_bn)
+
+
+def _conv_bn(x, filters, kernel_size, suffix, strides, use_bias=True, train_bn=True):
+    names = (f"res{suffix}", f"bn{suffix}")
+    return conv_bn(x, filters, kernel_size, names, strides, use_bias, train_bn)

@@ -6,6 +6,8 @@ Letters: B images, (H_l, W_l) cells of level l, A anchors a cell, N anchors of a
 import keras
 from keras import layers as KL
 
+from mrcnn_parallel.nets.conv import Conv2D, JoinedConv2D, relu
+
 
 def rpn_graph(feature_map, anchors_per_location, anchor_stride):
     """Scores and refines the anchors of one level.
@@ -22,15 +24,16 @@ def rpn_graph(feature_map, anchors_per_location, anchor_stride):
         512,
         (3, 3),
         padding="same",
-        activation="relu",
+        activation=relu,
         strides=anchor_stride,
         name="rpn_conv_shared",
     )(feature_map)
-    x = KL.Conv2D(2 * anchors_per_location, (1, 1), name="rpn_class_raw")(shared)
-    logits = KL.Reshape((-1, 2), dtype="float32", name="rpn_class_logits_rows")(x)
+    scores = Conv2D(2 * anchors_per_location, (1, 1), deferred=True, name="rpn_class_raw")(shared)
+    deltas = Conv2D(4 * anchors_per_location, (1, 1), deferred=True, name="rpn_bbox_pred")(shared)
+    scores, deltas = JoinedConv2D(name="rpn_class_and_bbox")([*scores, *deltas])
+    logits = KL.Reshape((-1, 2), dtype="float32", name="rpn_class_logits_rows")(scores)
     probs = KL.Activation("softmax", dtype="float32", name="rpn_class_xxx")(logits)
-    x = KL.Conv2D(4 * anchors_per_location, (1, 1), name="rpn_bbox_pred")(shared)
-    deltas = KL.Reshape((-1, 4), dtype="float32", name="rpn_bbox_rows")(x)
+    deltas = KL.Reshape((-1, 4), dtype="float32", name="rpn_bbox_rows")(deltas)
     return [logits, probs, deltas]
 
 

@@ -7,6 +7,8 @@ cutting, without `nonzero` or `shuffle`, whose shapes depend on the data.
 import keras
 from keras import ops
 
+PRIORITY_BITS = 24  # what float32 holds between 0.5 and 1
+
 
 def priorities(shape, seed=None):
     """Priorities in (0, 1], (B, N) float32.
@@ -42,18 +44,25 @@ def choose(candidates, priority, count, limit=None):
     return ops.where(chosen, ops.cast(indices, "int32"), 0), chosen
 
 
-def choose_mask(candidates, priority, count, limit=None):
-    """Like `choose`, as a (B, N) bool mask.
+def choose_mask(candidates, priority, count):
+    """Like `choose`, as a mask, and without sorting.
 
     Args:
-        count: static upper bound of the number to choose.
-        limit: (B,) int, the number for each image, at most `count`; `count` by default.
+        candidates: (B, N) bool.
+        priority: (B, N) float32 in (0, 1]. Those that differ by less than 2**-24 count as equal.
+        count: number to choose, static, or (B,) int: one for each image.
+
+    Returns:
+        (B, N) bool. More than `count` only where several of the lowest priority chosen are equal.
     """
-    count = min(count, candidates.shape[1])
-    score = ops.where(candidates, priority, 0.0)
-    best, _ = ops.top_k(score, count)  # (B, count), falling
-    if limit is None:
-        return (score > 0) & (score >= best[:, -1:])
-    position = ops.clip(limit - 1, 0, count - 1)[:, None]
-    threshold = ops.take_along_axis(best, position, axis=1)  # (B, 1)
-    return (score > 0) & (score >= threshold) & (limit > 0)[:, None]
+    # Priorities as integers; the count-th largest is found bit by bit, highest first.
+    keys = ops.cast(ops.ceil(priority * 2.0**PRIORITY_BITS), "int32")
+    keys = ops.where(candidates, keys, 0)  # (B, N), 0 ... 2**24
+    total = ops.sum(ops.cast(candidates, "int32"), axis=1)
+    count = ops.minimum(ops.cast(count, "int32"), total)[:, None]  # (B, 1)
+    threshold = ops.zeros_like(count)
+    for bit in reversed(range(PRIORITY_BITS + 1)):
+        higher = threshold + (1 << bit)
+        reached = ops.sum(ops.cast(keys >= higher, "int32"), axis=1, keepdims=True)
+        threshold = ops.where(reached >= count, higher, threshold)
+    return (keys >= threshold) & candidates & (count > 0)

@@ -9,6 +9,7 @@ from keras import ops
 
 from mrcnn_parallel import backend
 from mrcnn_parallel.config import LOSS_NAMES
+from mrcnn_parallel.nets.mask_rcnn import mold
 
 
 class TrainingModel(keras.Model):
@@ -36,9 +37,7 @@ class TrainingModel(keras.Model):
 
     def call(self, inputs, training=None):
         image, *rest = inputs
-        if not str(image.dtype).endswith("float32"):
-            image = ops.cast(image, "float32") - ops.convert_to_tensor(self.mean_pixel)
-        outputs = self.network([image, *rest], training=training)
+        outputs = self.network([mold(image, self.mean_pixel), *rest], training=training)
         return dict(zip(LOSS_NAMES, outputs[-len(LOSS_NAMES) :], strict=True))
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):

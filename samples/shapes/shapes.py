@@ -62,12 +62,13 @@ def small_backbone(input_image, stage5=True, train_bn=True):
     """A ResNet of 9 convolutions, as a function that BACKBONE may be: returns [C1 ... C5]."""
     from keras import layers
 
-    from mrcnn_parallel.nets.resnet import BatchNorm, basic_block
+    from mrcnn_parallel.nets.conv import conv_bn, relu
+    from mrcnn_parallel.nets.resnet import basic_block
 
     x = layers.ZeroPadding2D((3, 3))(input_image)
-    x = layers.Conv2D(16, (7, 7), strides=(2, 2), name="conv1")(x)
-    x = BatchNorm(name="bn_conv1")(x, training=train_bn)
-    x = layers.Activation("relu")(x)
+    names = ("conv1", "bn_conv1")
+    x = conv_bn(x, 16, (7, 7), names, strides=2, train_bn=train_bn, padding="valid")
+    x = layers.Activation(relu)(x)
     stages = [layers.MaxPooling2D((3, 3), strides=(2, 2), padding="same")(x)]
     for stage, filters in enumerate((32, 64, 96, 128), start=2):
         strides = 1 if stage == 2 else 2

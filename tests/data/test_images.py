@@ -62,7 +62,7 @@ def test_resampling_is_within_one_grey_level_of_scikit_image(
     h, w, height, width, channels, low, seed
 ):
     image = np.random.default_rng(seed).integers(low, 256, (h, w, channels)).astype(np.uint8)
-    ours = images._resample(image, height, width).astype(int)
+    ours = images.resample(image, height, width).astype(int)
     theirs = images.resize(image, (height, width), preserve_range=True).astype(np.uint8).astype(int)
     assert ours.shape == theirs.shape
     assert np.abs(ours - theirs).max() <= 1

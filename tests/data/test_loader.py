@@ -10,19 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import ops
 
+from mrcnn_parallel.data.generators import DataGenerator, data_generator
 from mrcnn_parallel.data.images import mold_image
 from mrcnn_parallel.data.load import load_image_gt
-from mrcnn_parallel.data.loader import (
-    DataGenerator,
-    TrainingLoader,
-    data_generator,
-    original_errors,
-)
+from mrcnn_parallel.data.loader import TrainingLoader, original_errors
 from mrcnn_parallel.data.targets import build_rpn_targets
 from mrcnn_parallel.ops.anchors import image_anchors_px
 from tests.data.synthetic import SyntheticConfig, SyntheticDataset
 
 CONFIG = SyntheticConfig()
+STRICT = SyntheticConfig(ON_BAD_SAMPLE="raise")
 ANCHORS = image_anchors_px(CONFIG, CONFIG.IMAGE_SHAPE)
 
 
@@ -336,7 +333,7 @@ class Bad(SyntheticDataset):
 @pytest.mark.parametrize("in_validation", [False, True])
 def test_the_users_error_comes_out_of_fit(workers, in_validation):
     good, bad = (
-        TrainingLoader(kind(8), CONFIG, shuffle=False, workers=workers, num_batches=batches)
+        TrainingLoader(kind(8), STRICT, shuffle=False, workers=workers, num_batches=batches)
         for kind, batches in ((SyntheticDataset, None), (Bad, 4 if in_validation else None))
     )
     train, validation = (good, bad) if in_validation else (bad, None)
@@ -381,7 +378,7 @@ class TestRefused:
             def load_image(self, image_id):
                 return super().load_image(image_id).astype("uint8" if image_id == 0 else "float32")
 
-        loader = TrainingLoader(Mixed(2), CONFIG, shuffle=False)
+        loader = TrainingLoader(Mixed(2), STRICT, shuffle=False)
         with pytest.raises(ValueError, match=r"image 1 .*it is float32, but the dataset's first"):
             loader[0]
 

@@ -38,8 +38,9 @@ def seed_weights(model):
     rng = np.random.default_rng(4)
     for layer in model.layers:
         if layer.name not in ("anchors", "replicate"):
-            new = [w + rng.normal(0, 0.1, w.shape) for w in layer.get_weights()]
-            layer.set_weights([np.abs(w) if w.ndim == 1 else w for w in new])
+            noise = [rng.normal(0, 0.2, w.shape) for w in layer.get_weights()]
+            # positive where they may be variances
+            layer.set_weights([0.5 + np.abs(x) if x.ndim == 1 else x for x in noise])
 
 
 def assert_close(actual, expected, tolerance=1e-5):
@@ -62,6 +63,7 @@ def batches(config, count, seed=1):
         rows = config.BATCH_SIZE
         corner = rng.uniform(0, 0.6, (rows, 2, 2))
         boxes = np.concatenate([corner, corner + 0.3], axis=2).astype("float32")
+        boxes *= config.IMAGE_SHAPE[0] if GRAPH else 1
         match = rng.choice([-1, 0, 1], (rows, 80, 1), p=[0.3, 0.4, 0.3])
         yield [
             rng.normal(size=(rows, *config.IMAGE_SHAPE)).astype("float32"),
@@ -386,6 +388,18 @@ def test_any_number_of_rows_is_predicted_and_the_last_replica_takes_the_remainde
         assert_close(parallel.predict_on_batch(x), expected, 1e-6)
 
 
+def test_the_last_replica_trains_on_the_remainder():
+    model = regression_model()
+    copy = clone(model)
+    x, y = data(11)
+    losses = []
+    for each in (model, ParallelModel(copy, 3)):
+        each.compile(optimizer(), loss="mse")
+        losses.append([each.train_on_batch(x, y) for _ in range(3)])
+    assert_close(losses[1], losses[0])
+    assert_close(copy.get_weights(), model.get_weights())
+
+
 def test_a_training_batch_smaller_than_the_number_of_replicas_is_an_error():
     parallel = ParallelModel(regression_model(), 3)
     parallel.compile(optimizer(), loss="mse")
@@ -398,6 +412,21 @@ def test_a_training_batch_smaller_than_the_number_of_replicas_is_an_error():
     with pytest.raises(ValueError, match=message):
         parallel.train_on_batch(x, y)
     assert np.isfinite(parallel.evaluate(x, y, verbose=0))
+
+
+def test_a_reshape_to_the_rows_of_a_whole_batch_is_explained():
+    """As in Matterport's DetectionLayer, where the layer doesn't read its config for it."""
+    x = keras.Input((4,))
+    y = layers.Lambda(lambda t: tf.reshape(t, [4, 2, 2]), name="detections")(x)
+    parallel = ParallelModel(keras.Model(x, y), 2)
+    rows = data(4)[0]
+    message = r"(?s)reshapes its rows.*gpu_count=2.*write -1.*DETECTION_MAX_INSTANCES.*eshape"
+    for run in (parallel.predict, parallel.predict_on_batch):
+        with pytest.raises(ValueError, match=message):
+            run(rows)
+    if not GRAPH:
+        with pytest.raises(ValueError, match=message):
+            parallel(rows)
 
 
 def test_outputs_keep_their_names_dtypes_and_nesting():

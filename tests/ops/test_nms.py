@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 
 from mrcnn_parallel.ops import nms
 from tests.helpers import compiled
@@ -104,6 +105,16 @@ def test_first_true():
     indices, found = compiled(lambda m: nms.first_true(m, 3), mask)
     np.testing.assert_array_equal(indices, [[1, 3, 4], [0, 0, 0], [0, 1, 2]])
     np.testing.assert_array_equal(found, [[1, 1, 1], [0, 0, 0], [1, 1, 1]])
+
+
+@settings(max_examples=40, deadline=None)
+@given(hnp.arrays(bool, st.tuples(st.just(2), st.integers(1, 70))), st.floats(0, 1))
+def test_first_true_is_flatnonzero(mask, share):
+    count = max(1, round(share * mask.shape[1]))
+    indices, found = (np.asarray(x) for x in nms.first_true(mask, count))
+    for row, positions, real in zip(mask, indices, found, strict=True):
+        assert list(positions[real]) == list(np.flatnonzero(row)[:count])
+        assert not positions[~real].any()
 
 
 @settings(max_examples=60, deadline=None)

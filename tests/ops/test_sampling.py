@@ -2,6 +2,9 @@
 
 import keras
 import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 
 from mrcnn_parallel.ops import sampling
 
@@ -12,7 +15,7 @@ def test_the_first_candidates_without_a_seed():
     indices, chosen = (np.asarray(x) for x in sampling.choose(mask, priority, 3))
     np.testing.assert_array_equal(indices, [[1, 2, 4], [5, 0, 0]])
     np.testing.assert_array_equal(chosen, [[1, 1, 1], [1, 0, 0]])
-    limited = np.asarray(sampling.choose_mask(mask, priority, 3, np.int32([2, 0])))
+    limited = np.asarray(sampling.choose_mask(mask, priority, np.int32([2, 0])))
     np.testing.assert_array_equal(limited, [[0, 1, 1, 0, 0, 0], [0, 0, 0, 0, 0, 0]])
 
 
@@ -40,3 +43,15 @@ def test_more_places_than_candidates():
     indices, chosen = sampling.choose(mask, priority, 8)
     assert np.asarray(indices).shape == (2, 3) and np.asarray(chosen).all()
     assert np.asarray(sampling.choose_mask(mask, priority, 8)).all()
+
+
+@settings(max_examples=40, deadline=None)
+@given(hnp.arrays(bool, (3, 300)), hnp.arrays(np.int32, 3, elements=st.integers(0, 320)))
+def test_mask_is_of_the_largest(mask, count):
+    rng = np.random.default_rng(0)
+    keys = np.stack([rng.choice(2**24, 300, replace=False) + 1 for _ in mask])  # all different
+    priority = (keys / 2**24).astype(np.float32)
+    chosen = np.asarray(sampling.choose_mask(mask, priority, count))
+    for row, keys_of_row, wanted, picked in zip(mask, keys, count, chosen, strict=True):
+        best = sorted(np.flatnonzero(row), key=lambda i: -keys_of_row[i])[:wanted]
+        assert set(np.flatnonzero(picked)) == set(best)
