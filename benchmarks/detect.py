@@ -70,7 +70,7 @@ class OurDetection:
             DTYPE_POLICY=arguments.dtype,
         )
         self.batch = self.images = batch
-        self.pictures = list(images[:batch])
+        self.stacked, self.pictures = images[:batch], list(images[:batch])
         started = time.perf_counter()
         self.model = MaskRCNN("inference", config, "logs")
         layer = self.model.keras_model.get_layer("mrcnn_class_logits")
@@ -95,7 +95,7 @@ class OurDetection:
             return
         waiting = None
         for _ in range(steps):
-            outputs = self.model._detector.run(self.pictures, self.metas)
+            outputs = self.model._detector.run(self.stacked, self.metas)
             if waiting is not None:
                 [np.asarray(x) for x in waiting]
             waiting = outputs

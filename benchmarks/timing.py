@@ -1,5 +1,6 @@
 """What the benchmarks share: batches that stay on the devices, memory, and parts of a step."""
 
+import re
 import statistics
 import time
 
@@ -146,7 +147,7 @@ def time_cuts(model, cuts, batch, repeats=10):
 
     Args:
         model: functional model.
-        cuts: name -> layers whose outputs the part ends with.
+        cuts: name -> patterns of the layers whose outputs the part ends with.
         batch: the model's inputs; images may be uint8.
         repeats: steps timed; the median counts.
 
@@ -180,6 +181,8 @@ def time_cuts(model, cuts, batch, repeats=10):
     return results
 
 
-def _outputs(model, layer):
-    output = model.get_layer(layer).output
+def _outputs(model, pattern):
+    """The outputs of the last layer whose whole name matches."""
+    layer = [layer for layer in model.layers if re.fullmatch(pattern, layer.name)][-1]
+    output = layer.output
     return list(output) if isinstance(output, (list, tuple)) else [output]

@@ -209,8 +209,8 @@ def inner_model(step):
 
 RPN = ["rpn_class_loss", "rpn_bbox_loss"]
 BOX = [*RPN, "mrcnn_class_loss", "mrcnn_bbox_loss"]
-CUTS = {  # growing parts of the network, by the layers whose outputs they end with
-    "backbone": ["res5c_out"],
+CUTS = {  # growing parts of the network, by patterns of the layers whose outputs they end with
+    "backbone": ["res5[a-c]_out"],
     "+ FPN": ["fpn_p2", "fpn_p3", "fpn_p4", "fpn_p5"],
     "+ RPN": ["rpn_class_logits", "rpn_bbox"],
     "+ RPN targets and losses": RPN,

@@ -307,3 +307,15 @@ def relu(x):
         return output, gradient
 
     return positive_part(x)
+
+
+def recomputed(*tensors):
+    """The same tensors, of which XLA does not know it: what is computed from them is computed anew,
+    instead of being kept since it was computed from the originals."""
+    import keras
+
+    if keras.backend.backend() == "tensorflow":
+        return tensors
+    import jax
+
+    return jax.lax.optimization_barrier(tensors)

@@ -1,6 +1,7 @@
 """From images of any size to what the network takes, and from its output back to the images."""
 
 import concurrent.futures
+import itertools
 import os
 
 import numpy as np
@@ -160,13 +161,13 @@ class Detector:
 
         self._forward = backend.compile_forward(select, network, prepare)
 
-    def __call__(self, sizes, mold, unmold):
+    def __call__(self, sizes, dtype, mold, unmold):
         """Detects.
 
         Args:
             sizes: (h, w) of each molded image.
-            mold: function of an image's index -> (h, w, C) image; its meta; its window. All images
-                are uint8, to be molded on the device, or all are molded floats.
+            dtype: of all of them: uint8, to be molded on the device, or float32, molded.
+            mold: function of an image's index -> (h, w, C) image; its meta; its window.
             unmold: function of the index, detections (D, 6), masks (D, h, w), the molded image's
                 shape and its window -> the image's result. It and `mold` are called in threads.
 
@@ -174,8 +175,9 @@ class Detector:
             list of results.
         """
         by_size, results, running = {}, [None] * len(sizes), None
-        for index, size in enumerate(sizes):
-            by_size.setdefault(tuple(size), []).append(index)
+        by_index = [tuple(size) for size in sizes]
+        for index, size in enumerate(by_index):
+            by_size.setdefault(size, []).append(index)
         chunks = [
             indices[start : start + self.config.BATCH_SIZE]
             for indices in by_size.values()
@@ -183,23 +185,34 @@ class Detector:
         ]
         with concurrent.futures.ThreadPoolExecutor(_threads()) as pool:
 
-            def finish(chunk, molded, outputs):
+            def prepare(chunk):
+                """Starts molding a batch: the batch, and a future of (meta, window) an image."""
+                size = by_index[chunk[0]]
+                rows = batch_rows(len(chunk), self.config)
+                batch = np.zeros((rows, *size, self.config.IMAGE_CHANNEL_COUNT), dtype)
+
+                def fill(row, index):
+                    batch[row], meta, window = mold(index)
+                    return meta, window
+
+                return batch, [pool.submit(fill, *pair) for pair in enumerate(chunk)]
+
+            def finish(chunk, shape, windows, outputs):
                 detections, masks = (np.asarray(x) for x in outputs)
-                images, _, windows = molded
-                shapes = [image.shape for image in images]
+                shapes = [shape] * len(chunk)
                 found = pool.map(unmold, chunk, detections, masks, shapes, windows)
                 for index, result in zip(chunk, found, strict=False):
                     results[index] = result
 
-            waiting = [pool.submit(mold, index) for index in chunks[0]] if chunks else []
-            for number, chunk in enumerate(chunks):
-                molded = [*zip(*(future.result() for future in waiting), strict=True)]
-                following = chunks[number + 1] if number + 1 < len(chunks) else []
-                waiting = [pool.submit(mold, index) for index in following]
-                outputs = self.run(molded[0], molded[1])
+            waiting = prepare(chunks[0]) if chunks else None
+            for chunk, following in itertools.zip_longest(chunks, chunks[1:]):
+                batch, molded = waiting
+                metas, windows = zip(*(future.result() for future in molded), strict=True)
+                waiting = prepare(following) if following else None
+                outputs = self.run(batch, np.stack(metas))
                 if running:
                     finish(*running)
-                running = chunk, molded, outputs
+                running = chunk, batch.shape[1:], windows, outputs
             if running:
                 finish(*running)
         return results
@@ -208,24 +221,20 @@ class Detector:
         """One batch through the network.
 
         Args:
-            images: B arrays (h, w, C) of one shape: uint8, or molded floats.
-            metas: B arrays (META,).
+            images: (rows, h, w, C) uint8, or molded float32.
+            metas: (B, META) with B <= rows; the last one stands for the rest.
 
         Returns:
             detections (rows, D, 6) and masks of each one's own class (rows, D, h, w), tensors that
-            the device may still be computing; rows is B padded as `batch_rows` says.
+            the device may still be computing.
         """
-        images = np.stack(images)
-        if images.dtype != np.uint8:
-            images = images.astype(np.float32)
-        rows = batch_rows(len(images), self.config)
+        rows = len(images)
         key = (*images.shape[1:3], rows)
         if key not in self._anchors:
-            anchors = self.anchors_of(images.shape[1:])
-            anchors = np.repeat(anchors[None], rows, axis=0)
+            anchors = np.repeat(self.anchors_of(images.shape[1:])[None], rows, axis=0)
             self._anchors[key] = backend.on_device(anchors, self.network)
-        metas = np.stack(metas).astype(np.float32)
-        return self._forward([pad_rows(images, rows), pad_rows(metas, rows), self._anchors[key]])
+        metas = pad_rows(np.asarray(metas, np.float32), rows)
+        return self._forward([images, metas, self._anchors[key]])
 
 
 def _threads():

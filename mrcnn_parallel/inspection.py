@@ -131,6 +131,12 @@ def _tensor_of(keras_model, name, output):
     """The KerasTensor of the network that an entry of run_graph's outputs means."""
     if isinstance(output, str):
         output = inner_model(keras_model).get_layer(output).output
+    if isinstance(output, (list, tuple)) and output:
+        raise ValueError(
+            f"run_graph: output {name!r} is a list; give one of its tensors. A convolution before "
+            "a fixed batch norm (res2a_branch2a, ...) only hands its input and weights on: take "
+            "the batch norm's output (bn2a_branch2a, ...)."
+        )
     if not isinstance(output, keras.KerasTensor):
         raise ValueError(
             f"run_graph: output {name!r} is {type(output).__name__}; give a layer's output, "

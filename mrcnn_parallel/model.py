@@ -320,7 +320,8 @@ class MaskRCNN:
             image, meta, window = inference.resize_input(images[index], config, index)
             return image if on_device else mold_image(image, config), meta, window
 
-        return self._detect(sizes, shapes, mold, verbose)
+        dtype = np.uint8 if on_device else np.float32
+        return self._detect(sizes, dtype, shapes, mold, verbose)
 
     def detect_molded(self, molded_images, image_metas, verbose=0):
         """Like `detect`, for images and metas that `mold_inputs` returned; the results are in the
@@ -329,12 +330,12 @@ class MaskRCNN:
 
         def mold(index):
             height, width = shapes[index][:2]
-            molded = np.asarray(molded_images[index], np.float32)
-            return molded, image_metas[index], (0, 0, height, width)
+            return molded_images[index], image_metas[index], (0, 0, height, width)
 
-        return self._detect([shape[:2] for shape in shapes], shapes, mold, verbose)
+        sizes = [shape[:2] for shape in shapes]
+        return self._detect(sizes, np.float32, shapes, mold, verbose)
 
-    def _detect(self, sizes, shapes, mold, verbose):
+    def _detect(self, sizes, dtype, shapes, mold, verbose):
         if self.mode != "inference":
             raise ValueError("this model was built for training; build it with mode='inference'.")
         if self._detector is None:
@@ -345,7 +346,7 @@ class MaskRCNN:
             return dict(zip(("rois", "class_ids", "scores", "masks"), found, strict=True))
 
         started = time.perf_counter()
-        results = self._detector(sizes, mold, unmold)
+        results = self._detector(sizes, dtype, mold, unmold)
         if verbose:
             seconds = time.perf_counter() - started
             log(f"Processed {len(results)} images in {seconds:.2f} s")

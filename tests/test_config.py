@@ -65,6 +65,10 @@ WRONG = {
     "no image": ({"IMAGES_PER_GPU": 0}, r"IMAGES_PER_GPU is 0"),
     "background alone": ({"NUM_CLASSES": 1}, r"NUM_CLASSES is 1; it must be >= 2.*background"),
     "no class": ({"NUM_CLASSES": 0}, r"NUM_CLASSES is 0"),
+    "less than no thread": ({"LOADER_WORKERS": -1}, r"LOADER_WORKERS is -1; .*>= 0"),
+    "bad samples": ({"ON_BAD_SAMPLE": "ignore"}, r"ON_BAD_SAMPLE is 'ignore'.*'skip', 'raise'"),
+    "a share": ({"BAD_SAMPLE_LIMIT": 10}, r"BAD_SAMPLE_LIMIT is 10; it must be .* from 0 to 1"),
+    "no time": ({"LOADER_TIMEOUT": 0}, r"LOADER_TIMEOUT is 0; it must be .*seconds above 0"),
     "size": ({"IMAGE_MAX_DIM": 200}, r"IMAGE_MAX_DIM is 200; it must be divisible by 64"),
     "crop size": (
         {"IMAGE_RESIZE_MODE": "crop", "IMAGE_MIN_DIM": 100},

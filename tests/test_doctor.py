@@ -287,8 +287,10 @@ def test_metrics_tensors(tmp_path):
     check(tmp_path, code, where, "metrics-tensors", "stops", "add_metric(loss, name=name")
     where = machine("keras3")
     check(tmp_path, code, where, "metrics-tensors", "stops", "keras.metrics.Mean")
-    owned = "self.keras_model.metrics_tensors = []\n" + textwrap.dedent(code)
-    assert not look(tmp_path, owned, machine())
+    code = code.replace("#!", "")
+    owned = "self.keras_model.metrics_tensors = [] #!\n" + textwrap.dedent(code)
+    assert not look(tmp_path, GRAPH + owned, machine())
+    check(tmp_path, owned, machine(), "losses", "stops", "drop the line")
 
 
 def test_what_models_no_longer_have(tmp_path):
@@ -328,22 +330,33 @@ def test_training_loops(tmp_path):
     check(tmp_path, code, machine("keras3"), "fit", "stops", "fit")
     code = "model.fit(\n    data, workers=2, use_multiprocessing=cpus > 1)"
     (found,) = look(tmp_path, code, machine())
-    assert found.line == 1 and "use_multiprocessing=False" in found.change
+    assert (found.line, found.severity) == (1, "deprecated")
+    assert "use_multiprocessing=False" in found.change
     assert not look(tmp_path, code.replace("cpus > 1", "False"), machine())
     (found,) = look(tmp_path, code, machine("keras3"))
     assert found.line == 1 and "use_multiprocessing, workers" in found.what
     assert "PyDataset" in found.change
 
 
-def test_weight_decay_without_graph_mode(tmp_path):
+def test_weight_decay(tmp_path):
     code = "self.keras_model.add_loss(tf.add_n(losses)) #!"
-    check(tmp_path, code, machine(), "losses", "stops", "add_loss(lambda: tf.add_n(losses))")
+    change = "add_loss(lambda: tf.add_n(["
+    check(tmp_path, code, machine(), "weight-decay", "stops", change)
+    check(tmp_path, GRAPH + code, machine(), "weight-decay", "wrong result", change)
+    code = code.replace("tf.add_n", "lambda: tf.add_n")
+    assert not look(tmp_path, code, machine()) and not look(tmp_path, GRAPH + code, machine())
+
+
+def test_losses_of_none_without_graph_mode(tmp_path):
+    code = "model.compile(\n    optimizer=optimizer,\n    loss=[None] * len(model.outputs)) #!"
+    check(tmp_path, code, machine(), "losses", "stops", "drop loss=")
     assert not look(tmp_path, GRAPH + code, machine())
-    assert not look(tmp_path, code.replace("tf.add_n", "lambda: tf.add_n"), machine())
+    assert not look(tmp_path, code.replace("None", "'mse'"), machine())
 
 
 def test_generators(tmp_path):
     code = """
+    from tensorflow import keras
     def data_generator(dataset):
         inputs, more = [], 1
         outputs = []
@@ -355,8 +368,10 @@ def test_generators(tmp_path):
         def size(self):
             return self.height, self.width
     """
-    check(tmp_path, code, machine("keras3"), "generator", "stops", "(tuple(inputs),)")
-    assert not look(tmp_path, code, machine())
+    for target in BOTH:
+        check(tmp_path, code, machine(target), "generator", "stops", "(tuple(inputs),)")
+        assert not look(tmp_path, code.replace("from tensorflow ", "# "), machine(target))
+    assert not look(tmp_path, GRAPH + textwrap.dedent(code), machine())
 
 
 def test_weight_files(tmp_path):
@@ -566,7 +581,8 @@ def test_our_own_packages_have_nothing_to_change():
     package, findings = examine(TESTS / "legacy_package" / "mrcnn", machine())
     assert not findings and package.files == 3 and package.graph_mode
     package, findings = examine(Path(parallel_model.__file__).parent, machine("keras3"))
-    assert not findings and package.files > 50
+    # our `train` takes the pairs that Matterport's generators yield
+    assert not {f for f in findings if f.rule != "generator"} and package.files > 50
 
 
 # === Files that can't be read ===

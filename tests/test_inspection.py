@@ -69,8 +69,10 @@ def test_run_graph_reads_the_weights_of_now(model):
 def test_run_graph_says_what_is_wrong(model):
     with pytest.raises(ValueError, match="'x' is NoneType; give a layer's output"):
         model.run_graph(IMAGES, [("x", None)])
-    rpn = model.keras_model.get_layer("rpn_model").get_layer("rpn_class_raw")
-    with pytest.raises(ValueError, match="'rpn_class_raw', is not computed from this model"):
+    with pytest.raises(ValueError, match=r"'x' is a list.*batch norm's output"):
+        model.run_graph(IMAGES, [("x", model.keras_model.get_layer("mrcnn_mask_conv1").output)])
+    rpn = model.keras_model.get_layer("rpn_model").get_layer("rpn_conv_shared")
+    with pytest.raises(ValueError, match="'rpn_conv_shared', is not computed from this model"):
         model.run_graph(IMAGES, [("raw", rpn.output)])
     other = keras.Input((4,))
     with pytest.raises(ValueError, match="not computed from this model"):

@@ -40,7 +40,7 @@ class TinyConfig(TinyGolden):
     IMAGE_MIN_DIM = 64
     IMAGE_MAX_DIM = 64
     RPN_ANCHOR_SCALES = (8, 16, 32, 48, 64)
-    POST_NMS_ROIS_TRAINING = 300  # enough for some to lie on an object by chance
+    POST_NMS_ROIS_TRAINING = 900  # enough for some to lie on an object by chance
     TRAIN_ROIS_PER_IMAGE = 16
     LOSS_WEIGHTS = dict.fromkeys(LOSS_NAMES, 1.0) | {"rpn_bbox_loss": 0.5, "mrcnn_mask_loss": 3.0}
     LEARNING_RATE = 0.01

@@ -7,7 +7,7 @@ at config.MINI_MASK_SHAPE, which takes far less memory than masks of the image's
 import numpy as np
 
 from mrcnn_parallel.data.geometry import check_boxes, extract_bboxes
-from mrcnn_parallel.data.resample import resize_indexed, resize_matrix, resize_plane
+from mrcnn_parallel.data.resample import resize_indexed, resize_plane, resize_probabilities
 
 
 def resize_mask(mask, scale, padding, crop=None):
@@ -136,9 +136,7 @@ def paste_mask(mask, bbox, plane):
     bottom, right = min(y2, plane.shape[0]), min(x2, plane.shape[1])
     if bottom <= top or right <= left:
         return
-    # Two small matrix products, of the visible part only
-    rows = resize_matrix(mask.shape[0], y2 - y1)[top - y1 : bottom - y1]
-    columns = resize_matrix(mask.shape[1], x2 - x1)[left - x1 : right - x1]
-    inside = rows @ np.asarray(mask, np.float32) @ columns.T
+    inside = resize_probabilities(mask, (y2 - y1, x2 - x1))
+    inside = inside[top - y1 : bottom - y1, left - x1 : right - x1]
     # As in resample.resize_plane: the zeros around a mask must not eat into one that fills its box
     plane[top:bottom, left:right] = (inside >= 0.5) | (mask.min() >= 0.5)

@@ -6,8 +6,6 @@ the order of the arithmetic here is that of `scipy.ndimage.zoom(grid_mode=True)`
 coincide at both ends, and what lies outside the plane is 0.
 """
 
-import functools
-
 import numpy as np
 
 
@@ -59,16 +57,32 @@ def resize_indexed(plane, rows, cols, shape):
     return _clip_to_range(result, plane[rows[0] : rows[-1] + 1, cols[0] : cols[-1] + 1])
 
 
-@functools.lru_cache(maxsize=256)
-def resize_matrix(size_in, size_out):
-    """(size_out, size_in) float32: `resize_plane` is matrix @ plane @ matrix.T, to rounding and
-    without its last step, the clipping."""
-    matrix = np.zeros((size_out, size_in), np.float32)
-    left, weights = taps(size_in, size_out)
-    for offset, weight in enumerate(weights):
-        column, weight = _clip(left + offset, weight, size_in)
-        matrix[np.arange(size_out), column] += weight
-    return matrix
+def resize_probabilities(plane, shape):
+    """`resize_plane` of values that are not negative, to float32 rounding, by OpenCV.
+
+    OpenCV repeats the edge where scikit-image blends it with the zeros around the plane, so what
+    lies outside the outermost centres is weighted afterwards. The clipping is left out.
+
+    Args:
+        plane: (h, w) float. shape: (height, width) of the result.
+
+    Returns:
+        (height, width) float32.
+    """
+    import cv2
+
+    plane = np.ascontiguousarray(plane, dtype=np.float32)
+    result = cv2.resize(plane, shape[::-1], interpolation=cv2.INTER_LINEAR)
+    for axis, (size_in, size_out) in enumerate(zip(plane.shape, shape, strict=True)):
+        centre = (np.arange(size_out) + 0.5) * (size_in / size_out) - 0.5
+        inside = 1.0 - np.maximum(np.maximum(-centre, centre - (size_in - 1)), 0.0)
+        outer = np.flatnonzero(inside < 1)
+        weights = inside[outer].astype(np.float32)
+        if axis == 0:
+            result[outer] *= weights[:, None]
+        else:
+            result[:, outer] *= weights
+    return result
 
 
 def _clip(index, weight, size):

@@ -1,9 +1,16 @@
 """Rules about how a package uses TensorFlow and Keras: calls, arguments, classes."""
 
 import ast
+import re
 from pathlib import Path
 
-from mrcnn_parallel.doctor.source import DISABLES_EAGER, constant, keyword, last_name
+from mrcnn_parallel.doctor.source import (
+    DISABLES_EAGER,
+    canonical,
+    constant,
+    keyword,
+    last_name,
+)
 
 PARALLEL_MODEL = Path(__file__).parents[1] / "parallel_model.py"
 _OPTIMIZERS = {"SGD", "RMSprop", "Adagrad", "Adadelta", "Adam", "Adamax", "Nadam", "Ftrl", "AdamW"}
@@ -155,6 +162,11 @@ def symbolic_losses(module, package, machine):
     """What needs the tensors of a graph, where models have symbolic ones of Keras."""
     if machine.target == "tf_keras" and package.graph_mode:
         return
+    for node in module.nodes(ast.Assign) if machine.target == "tf_keras" else ():
+        names = set(map(last_name, node.targets)) & {"metrics_tensors", "_per_input_losses"}
+        if names and isinstance(node.value, (ast.List, ast.Dict)):
+            what = f"add_metric fails on a model that was given {names.pop()}: unhashable type"
+            yield module.finding(node, "stops", "losses", what, "drop the line")
     for node in module.nodes(ast.Compare):
         among = isinstance(node.ops[0], (ast.In, ast.NotIn))
         if among and getattr(node.comparators[0], "attr", "") == "losses":
@@ -165,14 +177,29 @@ def symbolic_losses(module, package, machine):
         owner = getattr(call.func, "value", None)
         of_layer = isinstance(owner, ast.Call) or last_name(owner) == "self"
         if machine.target == "tf_keras":
-            of_weights = last == "add_loss" and call.args and isinstance(call.args[0], ast.Call)
-            if of_weights and not of_layer and last_name(call.args[0].func) == "add_n":
-                what = "add_loss refuses a sum over weights, which is no symbolic tensor"
-                change = f"a function: add_loss(lambda: {ast.unparse(call.args[0])})"
-                yield module.finding(call, "stops", "losses", what, change)
+            loss = keyword(call, "loss") if last == "compile" else None
+            if loss and re.match(r"\[None(, None)*\]", ast.unparse(loss.value)):
+                what = "training fails: with losses of None it expects targets"
+                yield module.finding(loss.value, "stops", "losses", what, "drop loss=")
         elif owner and (last == "add_metric" or (last == "add_loss" and not of_layer)):
             what = f"Keras 3 has no {last} of a model's tensors"
             yield module.finding(call, "stops", "losses", what, _LOSSES_IN_KERAS_3)
+
+
+def weight_decay(module, package, machine):
+    """Matterport's `keras_model.add_loss(tf.add_n(reg_losses))`."""
+    for call, _, last in module.calls:
+        given = call.args[0] if call.args else None
+        of_weights = isinstance(given, ast.Call) and last_name(given.func) == "add_n"
+        if machine.target != "tf_keras" or last != "add_loss" or not of_weights:
+            continue
+        what, severity = "add_loss refuses a sum over weights, no symbolic tensor", "stops"
+        if package.graph_mode:
+            severity = "wrong result"
+            what = "no weight decay: in graph mode losses that don't depend on inputs are ignored"
+        change = "a function that computes it from the weights: add_loss(lambda: tf.add_n("
+        change += "[... for w in model.trainable_weights]))"
+        yield module.finding(call, severity, "weight-decay", what, change)
 
 
 def training_loops(module, package, machine):
@@ -188,9 +215,9 @@ def training_loops(module, package, machine):
             continue
         processes = keyword(call, "use_multiprocessing")
         if not keras3 and processes and constant(processes.value) is not False:
-            what = "training hangs: TensorFlow's threads do not survive in forked processes"
+            what = "may hang: the processes are forked while threads of TensorFlow run"
             change = "use_multiprocessing=False; workers are threads then"
-            yield module.finding(call, "stops", "fit", what, change)
+            yield module.finding(call, "deprecated", "fit", what, change)
         given = {"workers", "use_multiprocessing", "max_queue_size"}
         given &= {argument.arg for argument in call.keywords}
         if keras3 and given and last not in _GENERATOR_METHODS:
@@ -205,8 +232,12 @@ def training_loops(module, package, machine):
 
 def generators(module, package, machine):
     """Matterport's generators: `inputs, outputs`, two lists, the second of them empty."""
-    if machine.target != "keras3":
+    for_keras = any(canonical(one.dotted).split(".")[0] == "keras" for one in module.imports)
+    if not for_keras or (machine.target == "tf_keras" and package.graph_mode):
         return
+    what = "Keras 3 on TensorFlow takes no lists from a generator"
+    if machine.target == "tf_keras":
+        what = "without graph mode tf_keras wants as many targets as the model has outputs"
     for node in module.nodes(ast.Yield, ast.Return):
         pair = node.value
         if not isinstance(pair, ast.Tuple) or len(pair.elts) != 2:
@@ -220,7 +251,6 @@ def generators(module, package, machine):
             and targets.id in map(last_name, assignment.targets)
         ]
         if any(isinstance(value, ast.List) and not value.elts for value in empty):
-            what = "Keras 3 on TensorFlow takes no lists from a generator"
             change = f"(tuple({ast.unparse(pair.elts[0])}),)"
             yield module.finding(node, "stops", "generator", what, change)
 
@@ -310,6 +340,7 @@ RULES = (
     own_optimizers,
     models_attributes,
     symbolic_losses,
+    weight_decay,
     training_loops,
     generators,
     weight_files,

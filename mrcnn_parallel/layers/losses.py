@@ -96,11 +96,13 @@ def mrcnn_mask_loss(target_masks, target_class_ids, pred_masks):
     Args:
         target_masks: (B, M, h, w) float, 0 or 1.
         target_class_ids: (B, T) int; the first M count, beyond them none is positive.
-        pred_masks: (B, M, h, w, C) probabilities.
+        pred_masks: (B, M, h, w, C) probabilities, or (B, M, h, w), those of the true classes.
     """
     class_ids = target_class_ids[:, : pred_masks.shape[1]]
-    own = _own_class(class_ids, pred_masks.shape[4])[:, :, None, None, :]
-    predicted = ops.sum(ops.cast(pred_masks, "float32") * own, axis=4)  # (B, M, h, w)
+    predicted = ops.cast(pred_masks, "float32")
+    if len(pred_masks.shape) == 5:
+        own = _own_class(class_ids, pred_masks.shape[4])[:, :, None, None, :]
+        predicted = ops.sum(predicted * own, axis=4)  # (B, M, h, w)
     predicted = ops.clip(predicted, EPSILON, 1.0 - EPSILON)
     loss = -(target_masks * ops.log(predicted) + (1.0 - target_masks) * ops.log(1.0 - predicted))
     counted = ops.cast(class_ids > 0, "float32")

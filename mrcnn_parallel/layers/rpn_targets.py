@@ -11,6 +11,7 @@ Letters: B images, N anchors, G objects (zero-padded), S sampled anchors.
 import keras
 from keras import ops
 
+from mrcnn_parallel import backend
 from mrcnn_parallel.layers.base import ConfiguredLayer
 from mrcnn_parallel.ops import boxes as box_ops
 from mrcnn_parallel.ops import nms, sampling
@@ -18,6 +19,7 @@ from mrcnn_parallel.ops import nms, sampling
 POSITIVE_IOU = 0.7
 NEGATIVE_IOU = 0.3
 CROWD_IOU = 0.001
+BEST = 1 - 1e-6  # of the best IoU is the best IoU: rounding must not decide between equals
 
 
 def match_anchors(anchors, gt_class_ids, gt_boxes):
@@ -36,7 +38,9 @@ def match_anchors(anchors, gt_class_ids, gt_boxes):
     object_iou = ops.where(objects, iou, 0.0)
     best_for_anchor = ops.max(object_iou, axis=2)  # (B, N)
     best_for_object = ops.max(object_iou, axis=1, keepdims=True)  # (B, 1, G)
-    is_best = objects & (best_for_object > 0) & (object_iou == best_for_object)
+    # All IoUs of a large batch are gigabytes; computing them twice is faster than keeping them.
+    again = box_ops.pairwise_iou(*backend.recomputed(anchors, gt_boxes))
+    is_best = objects & (best_for_object > 0) & (again >= best_for_object * BEST)
     positive = (best_for_anchor >= POSITIVE_IOU) | ops.any(is_best, axis=2)
     crowd_iou = ops.max(ops.where((gt_class_ids < 0)[:, None, :], iou, 0.0), axis=2)
     negative = (best_for_anchor < NEGATIVE_IOU) & (crowd_iou < CROWD_IOU)

@@ -80,6 +80,45 @@ class ROIConv2D(_OverROIs, Conv2D):
 
 
 @keras.saving.register_keras_serializable("mrcnn_parallel")
+class MaskConv2D(ROIConv2D):
+    """The last convolution of the mask head, 1x1: a probability for each class.
+
+    Call argument: (B, R, h, w, F) features. Or a list of these and (B, R) int class ids: then each
+    ROI's mask of its own class only, (B, R, h, w), which is all that a loss needs, at a fraction of
+    the time and memory.
+
+    Returns:
+        (B, R, h, w, classes) float32.
+    """
+
+    def __init__(self, filters, kernel_size=(1, 1), **kwargs):
+        kwargs["activation"] = sigmoid_float32
+        super().__init__(filters, kernel_size, **kwargs)
+
+    def build(self, input_shape):
+        super().build(input_shape)
+        self.input_spec = None  # there may be two inputs
+
+    def call(self, inputs):
+        if not isinstance(inputs, (list, tuple)):
+            return super().call(inputs)
+        features, class_ids = inputs
+        # A matrix product, not a gather: its gradient is summed in float32.
+        own = ops.one_hot(class_ids, self.filters, dtype="float32")  # (B, R, classes)
+        kernel = ops.transpose(ops.cast(self.kernel, "float32")[0, 0])  # (classes, F)
+        kernel = ops.cast(ops.matmul(own, kernel), features.dtype)  # (B, R, F)
+        bias = ops.matmul(own, ops.cast(self.bias, "float32")[:, None])  # (B, R, 1)
+        products = features * kernel[:, :, None, None, :]
+        logits = ops.sum(ops.cast(products, "float32"), axis=-1)  # (B, R, h, w)
+        return self.activation(logits + bias[..., None])
+
+    def compute_output_spec(self, inputs):
+        if isinstance(inputs, (list, tuple)):
+            return keras.KerasTensor(inputs[0].shape[:-1], "float32")
+        return keras.KerasTensor(self.compute_output_shape(inputs.shape), "float32")
+
+
+@keras.saving.register_keras_serializable("mrcnn_parallel")
 class ROIConv2DTranspose(_OverROIs, KL.Conv2DTranspose):
     """Conv2DTranspose on each ROI, (B, R, h, w, C), for strides equal to the kernel size.
 
@@ -194,6 +233,23 @@ def build_fpn_mask_graph(
     Returns:
         mrcnn_mask (B, R, 2 * pool_size, 2 * pool_size, C) float32 probabilities.
     """
+    features = mask_features(
+        rois, feature_maps, image_meta, pool_size, train_bn, conv_size, sampling
+    )
+    return MaskConv2D(num_classes, name="mrcnn_mask")(features)
+
+
+def mask_features(
+    rois,
+    feature_maps,
+    image_meta,
+    pool_size,
+    train_bn=True,
+    conv_size=256,
+    sampling="crop_and_resize",
+):
+    """The mask head up to its last convolution, (B, R, 2 * pool_size, 2 * pool_size, conv_size);
+    arguments as in `build_fpn_mask_graph`."""
     x = PyramidROIAlign([pool_size, pool_size], sampling, name="roi_align_mask")(
         [rois, image_meta, *feature_maps]
     )
@@ -201,7 +257,6 @@ def build_fpn_mask_graph(
         names = (f"mrcnn_mask_conv{index}", f"mrcnn_mask_bn{index}")
         x = conv_bn(x, conv_size, (3, 3), names, train_bn=train_bn, conv=ROIConv2D)
         x = KL.Activation(relu)(x)
-    x = ROIConv2DTranspose(
-        conv_size, (2, 2), strides=2, activation="relu", name="mrcnn_mask_deconv"
+    return ROIConv2DTranspose(
+        conv_size, (2, 2), strides=2, activation=relu, name="mrcnn_mask_deconv"
     )(x)
-    return ROIConv2D(num_classes, (1, 1), activation=sigmoid_float32, name="mrcnn_mask")(x)

@@ -16,7 +16,12 @@ from mrcnn_parallel.layers.losses import LossLayer
 from mrcnn_parallel.layers.proposals import ProposalLayer
 from mrcnn_parallel.layers.rpn_targets import RPNTargetLayer
 from mrcnn_parallel.nets.fpn import fpn_graph
-from mrcnn_parallel.nets.heads import build_fpn_mask_graph, fpn_classifier_graph
+from mrcnn_parallel.nets.heads import (
+    MaskConv2D,
+    build_fpn_mask_graph,
+    fpn_classifier_graph,
+    mask_features,
+)
 from mrcnn_parallel.nets.network import Network
 from mrcnn_parallel.nets.resnet import resnet_graph
 from mrcnn_parallel.nets.rpn import build_rpn_model, rpn_over_pyramid
@@ -77,14 +82,17 @@ def build_training_model(config):
     logits, probs, bbox = _box_head(rois, pyramid, meta, config)
     # Only positive ROIs have a mask loss, and they come first: the mask head sees no others.
     mask_rois = rois[:, : target_mask.shape[1]]
-    masks = _mask_head(mask_rois, pyramid, meta, config)
+    mask_layer = MaskConv2D(config.NUM_CLASSES, name="mrcnn_mask")
+    features = mask_features(mask_rois, pyramid[:4], meta, **_mask_options(config))
+    masks = mask_layer(features)
+    own_masks = mask_layer([features, target_class_ids[:, : target_mask.shape[1]]])
 
     losses = {
         "rpn_class_loss": [rpn_match, rpn_logits],
         "rpn_bbox_loss": [target_rpn_bbox, rpn_match, rpn_bbox],
         "mrcnn_class_loss": [target_class_ids, logits, ActiveClasses(name="active_classes")(meta)],
         "mrcnn_bbox_loss": [target_bbox, target_class_ids, bbox],
-        "mrcnn_mask_loss": [target_mask, target_class_ids, masks],
+        "mrcnn_mask_loss": [target_mask, target_class_ids, own_masks],
     }
     losses = [LossLayer(name)(losses[name]) for name in LOSS_NAMES]
     output_rois = KL.Identity(dtype="float32", name="output_rois")(rois)
@@ -119,7 +127,13 @@ def build_inference_model(config):
     )([rpn_probs, rpn_bbox, anchors])
     _, probs, bbox = _box_head(rpn_rois, pyramid, meta, config)
     detections = DetectionLayer(config, name="mrcnn_detection")([rpn_rois, probs, bbox, meta])
-    masks = _mask_head(detections[..., :4], pyramid, meta, config)
+    masks = build_fpn_mask_graph(
+        detections[..., :4],
+        pyramid[:4],
+        meta,
+        num_classes=config.NUM_CLASSES,
+        **_mask_options(config),
+    )
     outputs = [detections, probs, bbox, masks, rpn_rois, rpn_probs, rpn_bbox]
     return Network([image, meta, anchors], outputs, name="mask_rcnn")
 
@@ -195,14 +209,10 @@ def _box_head(rois, pyramid, meta, config):
     )
 
 
-def _mask_head(rois, pyramid, meta, config):
-    return build_fpn_mask_graph(
-        rois,
-        pyramid[:4],
-        meta,
-        config.MASK_POOL_SIZE,
-        config.NUM_CLASSES,
-        train_bn=config.TRAIN_BN,
-        conv_size=config.FPN_MASK_CONV_SIZE,
-        sampling=config.ROI_ALIGN,
-    )
+def _mask_options(config):
+    return {
+        "pool_size": config.MASK_POOL_SIZE,
+        "train_bn": config.TRAIN_BN,
+        "conv_size": config.FPN_MASK_CONV_SIZE,
+        "sampling": config.ROI_ALIGN,
+    }

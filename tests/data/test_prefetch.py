@@ -19,12 +19,17 @@ from tests.data.synthetic import SyntheticConfig, SyntheticDataset
 CONFIG = SyntheticConfig()
 
 
+_earlier = set()  # threads of other tests' loaders, which a backend may keep alive
+
+
 def threads():
-    return [thread for thread in threading.enumerate() if thread.name == "mrcnn-loader"]
+    own = (thread for thread in threading.enumerate() if thread.name == "mrcnn-loader")
+    return [thread for thread in own if thread not in _earlier]
 
 
 @pytest.fixture(autouse=True)
 def _no_thread_is_left():
+    _earlier.update(threads())
     yield
     gc.collect()
     deadline = time.monotonic() + 5
