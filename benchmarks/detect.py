@@ -43,6 +43,9 @@ def parse_arguments(argv=None):
     parser.add_argument("--windows", type=int, default=5, help="timed windows a contender")
     parser.add_argument("--steps", type=int, default=10, help="batches in a window")
     parser.add_argument("--no-torchvision", action="store_true")
+    parser.add_argument(
+        "--torchvision-layouts", nargs="+", default=timing.LAYOUTS, choices=timing.LAYOUTS
+    )
     parser.add_argument("--json", help="file to write the figures to")
     return parser.parse_args(argv)
 
@@ -110,7 +113,7 @@ class TorchvisionDetection:
 
     gpus = 1
 
-    def __init__(self, arguments, batch, images, channels_last):
+    def __init__(self, arguments, batch, images, layout):
         import torch
         import torchvision
 
@@ -130,12 +133,12 @@ class TorchvisionDetection:
         with torch.no_grad():
             net.roi_heads.box_predictor.cls_score.bias[1 : 1 + LIKELY_CLASSES] += 4
         self.net = net.to(self.device).eval()
-        if channels_last:
+        if layout == "channels_last":
             self.net = self.net.to(memory_format=torch.channels_last)
         self.build_seconds = time.perf_counter() - started
         self.batch = self.images = batch
         self.pictures = [torch.from_numpy(image).permute(2, 0, 1) for image in images[:batch]]
-        self.name = f"torchvision AMP bf16{' channels_last' if channels_last else ''}"
+        self.name = f"torchvision AMP bf16 {layout}"
         self.version = f"torch {torch.__version__}, torchvision {torchvision.__version__}"
         if self.device == "cuda":
             torch.cuda.reset_peak_memory_stats()
@@ -176,9 +179,9 @@ def main(argv=None):
     ]
     if not arguments.no_torchvision and timing.has_torchvision():
         contenders += [
-            TorchvisionDetection(arguments, batch, images, channels_last)
+            TorchvisionDetection(arguments, batch, images, layout)
             for batch in arguments.batch
-            for channels_last in (False, True)
+            for layout in arguments.torchvision_layouts
         ]
     rows = timing.compare(contenders, arguments.windows, arguments.steps)
     for row, contender in zip(rows, contenders, strict=True):

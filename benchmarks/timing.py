@@ -7,6 +7,8 @@ import time
 import keras
 import numpy as np
 
+LAYOUTS = ("channels_first", "channels_last")  # of torchvision's memory
+
 
 class SameBatch(keras.utils.PyDataset):
     """The same batch again and again, already on the devices.

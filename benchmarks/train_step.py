@@ -44,6 +44,9 @@ def parse_arguments(argv=None):
     parser.add_argument("--steps", type=int, default=20, help="steps in a window")
     parser.add_argument("--breakdown", action="store_true", help="also time parts of the step")
     parser.add_argument("--no-torchvision", action="store_true")
+    parser.add_argument(
+        "--torchvision-layouts", nargs="+", default=timing.LAYOUTS, choices=timing.LAYOUTS
+    )
     parser.add_argument("--json", help="file to write the figures to")
     return parser.parse_args(argv)
 
@@ -113,7 +116,7 @@ class OurStep:
 class TorchvisionStep:
     """torchvision's maskrcnn_resnet50_fpn, AMP bfloat16, SGD; see --help."""
 
-    def __init__(self, arguments, batch, channels_last):
+    def __init__(self, arguments, batch, layout):
         import torch
         import torchvision
 
@@ -130,14 +133,14 @@ class TorchvisionStep:
             max_size=size,
             trainable_backbone_layers=5,
         ).to(device)
-        if channels_last:
+        if layout == "channels_last":
             self.net = self.net.to(memory_format=torch.channels_last)
         trainable = [p for p in self.net.parameters() if p.requires_grad]
         self.optimizer = torch.optim.SGD(trainable, lr=1e-4, momentum=0.9)
         self.device = device
         generator = torch.Generator().manual_seed(0)
         self.data = [self._made_up(arguments, size, generator) for _ in range(batch)]
-        self.name = f"torchvision AMP bf16{' channels_last' if channels_last else ''}"
+        self.name = f"torchvision AMP bf16 {layout}"
         self.version = f"torch {torch.__version__}, torchvision {torchvision.__version__}"
         self.build_seconds = 0.0
         if device == "cuda":
@@ -186,8 +189,8 @@ def main(argv=None):
     ]
     if not arguments.no_torchvision and 1 in arguments.gpus and timing.has_torchvision():
         for batch in arguments.batch:
-            for channels_last in (False, True):
-                contenders.append(TorchvisionStep(arguments, batch, channels_last))
+            for layout in arguments.torchvision_layouts:
+                contenders.append(TorchvisionStep(arguments, batch, layout))
 
     rows = timing.compare(contenders, arguments.windows, arguments.steps)
     title = f"Training step, {arguments.image_size} px, {arguments.backbone}"

@@ -319,3 +319,10 @@ def recomputed(*tensors):
     import jax
 
     return jax.lax.optimization_barrier(tensors)
+
+
+def scatters_gradient_of_max_pooling():
+    """Whether the engine's own gradient of a max pooling is slow; see ops.pooling."""
+    import keras
+
+    return keras.backend.backend() == "jax"

@@ -1,6 +1,7 @@
 """From images of any size to what the network takes, and from its output back to the images."""
 
 import concurrent.futures
+import functools
 import itertools
 import os
 
@@ -149,7 +150,8 @@ class Detector:
         self.network = network
         self.config = config
         self.anchors_of = anchors_of
-        self._anchors = {}  # on the devices, by image size and rows
+        # On the devices; a few only, as images may be of many sizes
+        self._anchors = functools.lru_cache(maxsize=4)(self._place_anchors)
         mean_pixel = [float(value) for value in config.MEAN_PIXEL]
 
         def prepare(inputs):
@@ -229,12 +231,12 @@ class Detector:
             the device may still be computing.
         """
         rows = len(images)
-        key = (*images.shape[1:3], rows)
-        if key not in self._anchors:
-            anchors = np.repeat(self.anchors_of(images.shape[1:])[None], rows, axis=0)
-            self._anchors[key] = backend.on_device(anchors, self.network)
         metas = pad_rows(np.asarray(metas, np.float32), rows)
-        return self._forward([images, metas, self._anchors[key]])
+        return self._forward([images, metas, self._anchors(images.shape[1:], rows)])
+
+    def _place_anchors(self, image_shape, rows):
+        anchors = np.repeat(self.anchors_of(image_shape)[None], rows, axis=0)
+        return backend.on_device(anchors, self.network)
 
 
 def _threads():

@@ -136,7 +136,11 @@ def paste_mask(mask, bbox, plane):
     bottom, right = min(y2, plane.shape[0]), min(x2, plane.shape[1])
     if bottom <= top or right <= left:
         return
+    target = plane[top:bottom, left:right]
+    # As in resample.resize_plane: the zeros around a mask must not eat into one that fills its box
+    if mask.min() >= 0.5:
+        target[...] = True
+        return
     inside = resize_probabilities(mask, (y2 - y1, x2 - x1))
     inside = inside[top - y1 : bottom - y1, left - x1 : right - x1]
-    # As in resample.resize_plane: the zeros around a mask must not eat into one that fills its box
-    plane[top:bottom, left:right] = (inside >= 0.5) | (mask.min() >= 0.5)
+    np.greater_equal(inside, 0.5, out=target)

@@ -259,6 +259,6 @@ class MaxPool3x3(KL.MaxPooling2D):
 
     def call(self, inputs):
         even = all(size is not None and size % 2 == 0 for size in inputs.shape[1:3])
-        if even and keras.backend.backend() == "jax":
+        if even and backend.scatters_gradient_of_max_pooling():
             return pooling.max_pool_3x3(inputs)
         return super().call(inputs)

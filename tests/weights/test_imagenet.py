@@ -10,9 +10,10 @@ from mrcnn_parallel.weights import WeightsError, get_imagenet_weights, imagenet,
 from tests.weights.models import randomize, snapshot
 
 
-def random_keras_resnet():
-    """A ResNet-50 whose activations stay near 1, with variances down to a third of our epsilon."""
-    model = keras.applications.ResNet50(weights=None, include_top=False, input_shape=(64, 64, 3))
+def random_keras_resnet(name="ResNet50"):
+    """A ResNet whose activations stay near 1, with variances down to a third of our epsilon."""
+    application = getattr(keras.applications, name)
+    model = application(weights=None, include_top=False, input_shape=(64, 64, 3))
     rng = np.random.default_rng(0)
     for layer in model.layers:
         if isinstance(layer, KL.BatchNormalization):
@@ -45,6 +46,17 @@ def converted(theirs, tmp_path_factory):
 
 @pytest.mark.slow
 def test_c5_equals_keras_applications(theirs, converted):
+    assert_same_c5(theirs, converted, "resnet50", 106)
+
+
+@pytest.mark.slow
+def test_c5_of_resnet101_equals_keras_applications(tmp_path):
+    theirs = random_keras_resnet("ResNet101")
+    imagenet.convert_keras_resnet(theirs, tmp_path / "resnet101.h5")
+    assert_same_c5(theirs, tmp_path / "resnet101.h5", "resnet101", 208)
+
+
+def assert_same_c5(theirs, converted, architecture, layers):
     """On RGB where theirs takes BGR. Their first pooling pads a row above, ours and Caffe's one
     below: that one layer is exchanged here."""
 
@@ -55,9 +67,9 @@ def test_c5_equals_keras_applications(theirs, converted):
 
     reference = keras.models.clone_model(theirs, clone_function=pad_below)
     reference.set_weights(theirs.get_weights())
-    model = backbone()
+    model = backbone(architecture)
     report = load_weights(model, converted)
-    assert report.complete and not report.unused and len(report.loaded) == 106
+    assert report.complete and not report.unused and len(report.loaded) == layers
     image = np.random.default_rng(1).normal(0, 1, (2, 64, 64, 3)).astype("float32")
     ours = keras.ops.convert_to_numpy(model(image, training=False))
     wanted = keras.ops.convert_to_numpy(reference(image[..., ::-1], training=False))
