@@ -6,24 +6,8 @@ import keras
 import pytest
 
 from benchmarks import detect, train_step
-from mrcnn_parallel.config import Config
 
-SMALL_HEADS = {
-    "TRAIN_ROIS_PER_IMAGE": 8,
-    "POST_NMS_ROIS_TRAINING": 50,
-    "POST_NMS_ROIS_INFERENCE": 50,
-    "TOP_DOWN_PYRAMID_SIZE": 16,
-    "FPN_CLASSIF_FC_LAYERS_SIZE": 16,
-    "FPN_MASK_CONV_SIZE": 8,
-    "DETECTION_MAX_INSTANCES": 20,
-}
 SMALL = ["--image-size", "64", "--backbone", "resnet18", "--classes", "4", "--windows", "2"]
-
-
-@pytest.fixture(autouse=True)
-def _small_heads(monkeypatch):
-    for field, value in SMALL_HEADS.items():
-        monkeypatch.setattr(Config, field, value)
 
 
 @pytest.mark.parametrize("gpus", [1, 2])
