@@ -29,8 +29,9 @@ from mrcnn_parallel import (
 from mrcnn_parallel.data.generators import DataGenerator, data_generator
 from mrcnn_parallel.data.image_meta import compose_image_meta, parse_image_meta
 from mrcnn_parallel.data.images import mold_image, unmold_image
-from mrcnn_parallel.data.load import check_dataset, load_image_gt
+from mrcnn_parallel.data.load import load_image_gt
 from mrcnn_parallel.data.loader import TrainingLoader, original_errors
+from mrcnn_parallel.data.sources import check_dataset, check_same_classes
 from mrcnn_parallel.data.targets import (
     build_detection_targets,
     build_rpn_targets,
@@ -237,6 +238,8 @@ class MaskRCNN:
         for name, dataset in (("train_dataset", train_dataset), ("val_dataset", val_dataset)):
             if dataset is not None:
                 check_dataset(dataset, self.config, name)
+        if val_dataset is not None:
+            check_same_classes(train_dataset, val_dataset)
         self.set_trainable(selection.LAYERS.get(layers, layers))
         selection.check_any_trainable(self.keras_model, layers)
         self.compile(learning_rate, self.config.LEARNING_MOMENTUM)

@@ -190,6 +190,17 @@ def check_dataset(dataset, config, name="dataset"):
             )
 
 
+def check_same_classes(train_dataset, val_dataset):
+    """Raises a ValueError if a class number means one thing in training, another in validation."""
+    pairs = zip(train_dataset.class_names, val_dataset.class_names, strict=True)
+    for number, (ours, theirs) in enumerate(pairs):
+        if ours != theirs:
+            raise ValueError(
+                f"class {number} is {ours!r} in train_dataset and {theirs!r} in val_dataset; add "
+                "the classes in the same order (load_dataset: classes=[...])."
+            )
+
+
 def load_checked(dataset, config, image_id, where):
     """The dataset's image, masks as (H, W, N) bool and class ids as int32, or a ValueError."""
     try:

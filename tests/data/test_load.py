@@ -11,6 +11,7 @@ from mrcnn_parallel.data.image_meta import parse_image_meta
 from mrcnn_parallel.data.images import resize_image
 from mrcnn_parallel.data.load import check_dataset, describe_image, load_image_gt
 from mrcnn_parallel.data.masks import expand_mask, minimize_mask, resize_mask
+from mrcnn_parallel.data.sources import check_same_classes
 from tests.data.synthetic import SyntheticConfig, SyntheticDataset
 
 MODES = {
@@ -327,3 +328,13 @@ class TestCheckDataset:
             ValueError, match=r"image 4 \(source 'holidays', id 'h1', /h1.jpg\).*\['synthetic'\]"
         ):
             check_dataset(dataset, config())
+
+
+def test_class_numbers_must_mean_the_same():
+    ours, theirs = SyntheticDataset(1), SyntheticDataset(1)
+    check_same_classes(ours, theirs)
+    first, second = theirs.class_names[1:3]
+    theirs.class_names[1:3] = [second, first]
+    expected = f"class 1 is '{first}' in train_dataset and '{second}' in val_dataset"
+    with pytest.raises(ValueError, match=expected):
+        check_same_classes(ours, theirs)
