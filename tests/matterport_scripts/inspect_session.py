@@ -115,7 +115,7 @@ visualize.draw_boxes(image, boxes=anchors[:10])
 
 # === Data generator ===
 
-random_rois = 40
+random_rois = 400
 g = modellib.data_generator(
     dataset, config, shuffle=True, random_rois=random_rois, batch_size=4, detection_targets=True
 )
