@@ -1,7 +1,9 @@
 """What the benchmarks share: batches that stay on the devices, memory, and parts of a step."""
 
+import functools
 import re
 import statistics
+import sys
 import time
 
 import keras
@@ -97,11 +99,15 @@ def compare(contenders, windows, steps):
         A list of dicts, one a contender; `ratio` is to the fastest torchvision, None without one.
     """
     seconds = [[] for _ in contenders]
-    for _ in range(windows):
+    for window in range(windows):
         for contender, times in zip(contenders, seconds, strict=True):
             started = time.perf_counter()
             contender.run(steps)
             times.append((time.perf_counter() - started) / steps)
+            # At once, so that a run that is cut short has said something
+            what = f"{contender.name}, {contender.gpus} x {contender.batch}"
+            progress = f"window {window + 1} of {windows}: {what}: {1000 * times[-1]:.1f} ms"
+            print(progress, file=sys.stderr, flush=True)
     rows = []
     for contender, times in zip(contenders, seconds, strict=True):
         median = statistics.median(times)
@@ -144,13 +150,40 @@ def _or_dash(value, form):
     return "-" if value is None else format(value, form)
 
 
-def time_cuts(model, cuts, batch, repeats=10):
-    """Times growing parts of a network with their backward passes. JAX only.
+def time_all_reduce(model, repeats=20):
+    """Milliseconds that the sum of all gradients over a ParallelModel's devices takes. JAX only."""
+    import jax
+    from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+    mesh = Mesh(np.array(jax.local_devices()[: model.gpu_count]), ("replicas",))
+    rows = NamedSharding(mesh, PartitionSpec("replicas"))
+    gradients = [
+        jax.device_put(np.zeros((model.gpu_count, *v.shape), "float32"), rows)
+        for v in model.trainable_variables
+    ]
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    total = jax.jit(lambda x: [g.sum(0) for g in x], out_shardings=everywhere)
+    return _median_ms(lambda: jax.block_until_ready(total(gradients)), repeats)
+
+
+def _median_ms(function, repeats):
+    function()
+    times = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        function()
+        times.append(time.perf_counter() - started)
+    return 1000 * float(np.median(times))
+
+
+def time_cuts(model, cuts, batch, replicas=1, repeats=10):
+    """Times growing parts of a network with their backward passes, on one device. JAX only.
 
     Args:
         model: functional model.
         cuts: name -> patterns of the layers whose outputs the part ends with.
         batch: the model's inputs; images may be uint8.
+        replicas: that share the batch; one's rows are taken.
         repeats: steps timed; the median counts.
 
     Returns:
@@ -159,7 +192,7 @@ def time_cuts(model, cuts, batch, repeats=10):
     import jax
     import jax.numpy as jnp
 
-    inputs = [jnp.asarray(x) for x in batch]
+    inputs = [jnp.asarray(np.asarray(x)[: len(x) // replicas]) for x in batch]
     results = {}
     for name, layers in cuts.items():
         outputs = [output for layer in layers for output in _outputs(model, layer)]
@@ -172,14 +205,8 @@ def time_cuts(model, cuts, batch, repeats=10):
             outputs, _ = part.stateless_call(trainable, fixed, inputs, training=True)
             return sum(x.astype("float32").mean() for x in outputs)
 
-        step = jax.jit(jax.value_and_grad(loss))
-        jax.block_until_ready(step(trainable, fixed, inputs))
-        times = []
-        for _ in range(repeats):
-            started = time.perf_counter()
-            jax.block_until_ready(step(trainable, fixed, inputs))
-            times.append(time.perf_counter() - started)
-        results[name] = 1000 * float(np.median(times))
+        step = functools.partial(jax.jit(jax.value_and_grad(loss)), trainable, fixed, inputs)
+        results[name] = _median_ms(lambda step=step: jax.block_until_ready(step()), repeats)
     return results
 
 
