@@ -22,8 +22,15 @@ backend.expose_cpu_devices(4)
 
 backend.enable_compilation_cache()
 
+import hypothesis  # noqa: E402
 import keras  # noqa: E402
 import pytest  # noqa: E402
+
+# The same examples every time: what passed once must not fail another day by luck. To look for
+# new ones: python -m tests --hypothesis-profile=explore
+hypothesis.settings.register_profile("gate", derandomize=True)
+hypothesis.settings.register_profile("explore", derandomize=False)
+hypothesis.settings.load_profile("gate")
 
 
 @pytest.fixture(autouse=True)
