@@ -9,6 +9,8 @@ import time
 import keras
 import numpy as np
 
+from mrcnn_parallel import backend
+
 LAYOUTS = ("channels_first", "channels_last")  # of torchvision's memory
 
 
@@ -22,8 +24,7 @@ class SameBatch(keras.utils.PyDataset):
 
     def __init__(self, model, batch):
         super().__init__(workers=1)
-        place = getattr(model, "shard_batch", None) or _to_device
-        self.batch = place(batch)
+        self.batch = backend.batch_placer(model)(batch)
 
     @property
     def num_batches(self):
@@ -31,14 +32,6 @@ class SameBatch(keras.utils.PyDataset):
 
     def __getitem__(self, index):
         return (self.batch,)
-
-
-def _to_device(batch):
-    if keras.backend.backend() != "jax":
-        return batch
-    import jax
-
-    return jax.device_put(batch)
 
 
 def backend_version():

@@ -131,12 +131,11 @@ def on_device(array, model):
     """A NumPy array as a tensor where `model`, or a ParallelModel's replicas, will read it."""
     import keras
 
-    shard_batch = getattr(model, "shard_batch", None)
-    return keras.ops.convert_to_tensor(array) if shard_batch is None else shard_batch(array)
+    return keras.ops.convert_to_tensor(batch_placer(model)(array))
 
 
 def batch_placer(model):
-    """A function that puts a training batch, a tuple of arrays, where `model` will read it.
+    """A function that puts arrays, or a tuple of them, where `model` will read them.
 
     To be called in a loading thread, so that the transfer overlaps training. A ParallelModel's
     replicas get their own rows each. TensorFlow without one moves batches by itself.

@@ -10,7 +10,7 @@ import numpy as np
 from mrcnn_parallel import backend
 from mrcnn_parallel.data.geometry import denorm_boxes
 from mrcnn_parallel.data.image_meta import compose_image_meta
-from mrcnn_parallel.data.images import check_image, mold_image, plan_resize, resize_image
+from mrcnn_parallel.data.images import apply_plan, check_image, config_plan, mold_image
 from mrcnn_parallel.data.masks import paste_mask
 from mrcnn_parallel.nets import mask_rcnn
 
@@ -30,8 +30,9 @@ def mold_inputs(images, config):
     Raises:
         ValueError: an image that cannot be one; names its place in the list.
     """
+    planned = [plan_input(image, config, index) for index, image in enumerate(images)]
     resized, metas, windows = zip(
-        *(resize_input(image, config, index) for index, image in enumerate(images)), strict=True
+        *(resize_input(image, plan, config) for image, plan in planned), strict=True
     )
     molded = [mold_image(image, config).astype(np.float32) for image in resized]
     if len({image.shape for image in molded}) == 1:
@@ -39,39 +40,36 @@ def mold_inputs(images, config):
     return molded, np.stack(metas), np.stack(windows)
 
 
-def molded_size(image, config, index):
-    """(h, w) of an image after `resize_input`; ValueError where it cannot be an image."""
-    height, width = check_image(np.asarray(image), config, where=f"images[{index}]").shape[:2]
-    limits = config.IMAGE_MIN_DIM, config.IMAGE_MAX_DIM, config.IMAGE_MIN_SCALE
-    return plan_resize(height, width, *limits, config.IMAGE_RESIZE_MODE).shape
+def plan_input(image, config, index):
+    """What `resize_input` takes of images[index].
+
+    Returns:
+        The image (H, W, C), checked, and the ResizePlan that brings it to the network's size.
+
+    Raises:
+        ValueError: it cannot be an image, or no network can take its size; names images[index].
+    """
+    image = check_image(np.asarray(image), config, where=f"images[{index}]")
+    plan = config_plan(config, image.shape[:2], rng=None)
+    _check_sides(plan.shape, config, index)
+    return image, plan
 
 
-def resize_input(image, config, index):
+def resize_input(image, plan, config):
     """One image at the network's size, not molded.
 
     Returns:
         (h, w, C) in the image's dtype, its meta (META,), and its window (4,) in pixels.
-
-    Raises:
-        ValueError: names images[index].
     """
-    image = check_image(np.asarray(image), config, where=f"images[{index}]")
-    resized, window, scale, _, _ = resize_image(
-        image,
-        min_dim=config.IMAGE_MIN_DIM,
-        min_scale=config.IMAGE_MIN_SCALE,
-        max_dim=config.IMAGE_MAX_DIM,
-        mode=config.IMAGE_RESIZE_MODE,
-    )
-    _check_sides(resized, config, index)
+    resized = apply_plan(image, plan)
     active = np.zeros(config.NUM_CLASSES, np.int32)
-    meta = compose_image_meta(0, image.shape, resized.shape, window, scale, active)
-    return resized, meta, window
+    meta = compose_image_meta(0, image.shape, resized.shape, plan.window, plan.scale, active)
+    return resized, meta, plan.window
 
 
-def _check_sides(resized, config, index):
+def _check_sides(shape, config, index):
     step = config.BACKBONE_STRIDES[-2]  # P5's cells, which the levels above are doubled from
-    height, width = resized.shape[:2]
+    height, width = shape
     if height % step or width % step:
         raise ValueError(
             f"images[{index}] is {height} x {width} pixels with IMAGE_RESIZE_MODE "

@@ -316,13 +316,14 @@ class MaskRCNN:
             ValueError: an image that cannot be one, or a model built for training.
         """
         config, shapes = self.config, [np.shape(image) for image in images]
-        sizes = [inference.molded_size(image, config, i) for i, image in enumerate(images)]
-        on_device = all(np.asarray(image).dtype == np.uint8 for image in images)
+        planned = [inference.plan_input(image, config, i) for i, image in enumerate(images)]
+        on_device = all(image.dtype == np.uint8 for image, _ in planned)
 
         def mold(index):
-            image, meta, window = inference.resize_input(images[index], config, index)
+            image, meta, window = inference.resize_input(*planned[index], config)
             return image if on_device else mold_image(image, config), meta, window
 
+        sizes = [plan.shape for _, plan in planned]
         dtype = np.uint8 if on_device else np.float32
         return self._detect(sizes, dtype, shapes, mold, verbose)
 

@@ -14,7 +14,8 @@ import math
 import numpy as np
 
 from mrcnn_parallel.data import copy_paste, placed, warp
-from mrcnn_parallel.data.fast_load import GroundTruth, config_plan
+from mrcnn_parallel.data.fast_load import GroundTruth
+from mrcnn_parallel.data.images import config_plan
 from mrcnn_parallel.data.sources import describe_image, read_source
 
 _DONOR_ATTEMPTS = 4  # images tried for one of the same source, whose classes are the same

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mrcnn_parallel.data import polygons
-from mrcnn_parallel.data.images import apply_plan, plan_resize
+from mrcnn_parallel.data.images import apply_plan, config_plan
 from mrcnn_parallel.data.masks import nearest_indices, resize_mask
 from mrcnn_parallel.data.resample import resize_plane
 from mrcnn_parallel.data.sources import Bitmap, cut_out, describe_image, read_source
@@ -93,18 +93,6 @@ def load_outlined(dataset, config, image_id, mini, rng=None, out=None):
         source.class_ids[kept],
         boxes[kept],
         masks if len(kept) == masks.shape[2] else masks[:, :, kept],
-    )
-
-
-def config_plan(config, size, rng):
-    """The ResizePlan that a Config asks for, for an image of (height, width)."""
-    return plan_resize(
-        *size,
-        min_dim=config.IMAGE_MIN_DIM,
-        max_dim=config.IMAGE_MAX_DIM,
-        min_scale=config.IMAGE_MIN_SCALE,
-        mode=config.IMAGE_RESIZE_MODE,
-        rng=rng,
     )
 
 

@@ -166,6 +166,18 @@ def plan_resize(height, width, min_dim=None, max_dim=None, min_scale=None, mode=
     return ResizePlan((height, width), shape, window, scale, padding, crop)
 
 
+def config_plan(config, size, rng):
+    """The ResizePlan that a Config asks for, for an image of (height, width)."""
+    return plan_resize(
+        *size,
+        min_dim=config.IMAGE_MIN_DIM,
+        max_dim=config.IMAGE_MAX_DIM,
+        min_scale=config.IMAGE_MIN_SCALE,
+        mode=config.IMAGE_RESIZE_MODE,
+        rng=rng,
+    )
+
+
 def resize_image(image, min_dim=None, max_dim=None, min_scale=None, mode="square", rng=None):
     """Resizes an image, keeping its proportions, in one of four ways.
 

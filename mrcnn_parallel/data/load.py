@@ -11,10 +11,10 @@ from mrcnn_parallel.data.augmentation import (
     resolve_augmentation,
 )
 from mrcnn_parallel.data.default_augmentation import DefaultAugmentation, load_augmented
-from mrcnn_parallel.data.fast_load import GroundTruth, config_plan, load_outlined, resized_bitmap
+from mrcnn_parallel.data.fast_load import GroundTruth, load_outlined, resized_bitmap
 from mrcnn_parallel.data.geometry import extract_bboxes
 from mrcnn_parallel.data.image_meta import compose_image_meta
-from mrcnn_parallel.data.images import apply_plan
+from mrcnn_parallel.data.images import apply_plan, config_plan
 from mrcnn_parallel.data.masks import (
     minimize_mask,
     minimize_resized_mask,

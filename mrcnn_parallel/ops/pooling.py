@@ -11,6 +11,7 @@ Window (i, j) covers rows 2 i ... 2 i + 2 and columns 2 j ... 2 j + 2; beyond th
 from keras import ops
 
 
+@ops.custom_gradient
 def max_pool_3x3(inputs):
     """As a max pooling with padding "same", of static even sides.
 
@@ -20,11 +21,6 @@ def max_pool_3x3(inputs):
     Returns:
         (B, H / 2, W / 2, C).
     """
-    return _max_pool(inputs)
-
-
-@ops.custom_gradient
-def _max_pool(inputs):
     cells = _cells_of_windows(inputs)
     outputs = cells[0]
     for cell in cells[1:]:
@@ -62,10 +58,10 @@ def _cells_of_windows(inputs):
 def _from_windows(inputs, outputs, share, rows, columns):
     """What each cell gets from its window `rows` above and `columns` to the left, (B, H, W, C)."""
 
-    def at_cells(windows, beyond):
+    def at_cells(windows):
         height, width = windows.shape[1:3]
         padding = ((0, 0), (rows, 0), (columns, 0), (0, 0))
-        windows = ops.pad(windows, padding, constant_values=beyond)[:, :height, :width]
+        windows = ops.pad(windows, padding)[:, :height, :width]
         return ops.repeat(ops.repeat(windows, 2, axis=1), 2, axis=2)
 
-    return ops.where(inputs == at_cells(outputs, 0), at_cells(share, 0), ops.zeros_like(inputs))
+    return ops.where(inputs == at_cells(outputs), at_cells(share), ops.zeros_like(inputs))
