@@ -9,10 +9,11 @@ Pictures of 640 x 480 are made here and loaded for a network of 1024 x 1024, fro
 batch that training takes. All contenders run in this process with one thread each, by turns. What
 counts is the processor's time, which other programs disturb less than the clock's, of the median
 window. With --train the training step of train_step.py runs first on a batch that
-stays in the device's memory, then fed by the loader, and the process's memory is watched.
+stays in the device's memory, then fed by the loader, and the memory of all processes is watched.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import statistics
@@ -44,8 +45,9 @@ def parse_arguments(argv=None):
     add("--windows", type=int, default=5, help="timed windows a contender")
     add("--transport", action="store_true", help="threads and processes instead")
     add("--train", action="store_true", help="a training run fed by the loader instead")
-    add("--workers", type=int, nargs="+", default=[2], help="threads; --train takes the first")
-    add("--augmentation", choices=["none", "default"], default="default", help="with --train")
+    add("--workers", type=int, nargs="+", default=[2], help="--train takes the first number")
+    add("--processes", choices=["auto", "yes", "no"], default="auto", help="with --train")
+    add("--augmentation", choices=["none", "default"], default="default")
     add("--minutes", type=float, default=5.0, help="length of the fed run")
     add("--batch", type=int, default=8, help="images per GPU, or per batch of --transport")
     add("--gpus", type=int, default=1)
@@ -67,6 +69,10 @@ def make_config(arguments, batch):
         IMAGE_MAX_DIM=arguments.image_size,
         ON_BAD_SAMPLE="raise",
     )
+
+
+def augmentation_of(arguments):
+    return None if arguments.augmentation == "none" else "default"
 
 
 class OurPath:
@@ -165,10 +171,9 @@ def compare_paths(arguments, folder):
 
 
 def compare_transports(arguments, folder):
-    """Rows: images a second from threads, and from processes that share memory."""
+    """Rows: images a second from threads and from processes."""
     import cv2
 
-    from benchmarks.process_loader import ProcessLoader
     from mrcnn_parallel.data.loader import TrainingLoader
 
     cv2.setNumThreads(1)
@@ -177,8 +182,11 @@ def compare_transports(arguments, folder):
     dataset = pipeline_data.Pictures(paths, *arguments.size, arguments.instances[0])
     rows, batches = [], -(-arguments.images // arguments.batch)
     for workers in arguments.workers:
-        for name, make in (("threads", TrainingLoader), ("processes", ProcessLoader)):
-            loader = make(dataset, config, augmentation="default", seed=0, workers=workers)
+        for name in ("threads", "processes"):
+            config.LOADER_PROCESSES = name == "processes"
+            loader = TrainingLoader(
+                dataset, config, augmentation=augmentation_of(arguments), seed=0, workers=workers
+            )
             for index in range(3):
                 loader[index]
             rates = []
@@ -223,9 +231,20 @@ class Watch:
 
 
 def _memory_mib():
-    """Memory that the process holds in RAM (Linux)."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+    """RAM of this process and all that descend from it, shared pages counted once (Linux)."""
+    parents = {}
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            parents[int(file.parent.name)] = int(file.read_text().rpartition(")")[2].split()[1])
+    family = {os.getpid()}
+    while found := {pid for pid, parent in parents.items() if parent in family} - family:
+        family |= found
+    total = 0.0
+    for pid in family:
+        with contextlib.suppress(OSError):
+            lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+            total += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+    return total / 1024
 
 
 def train_fed(arguments, folder):
@@ -240,10 +259,11 @@ def train_fed(arguments, folder):
     dataset = pipeline_data.Pictures(paths, *arguments.size, arguments.instances[0])
     step = train_step.OurStep(arguments, arguments.batch, arguments.gpus)
     in_memory = [_rate(step, arguments.steps) for _ in range(arguments.windows)]
+    step.config.LOADER_PROCESSES = {"auto": "auto", "yes": True, "no": False}[arguments.processes]
     loader = TrainingLoader(
         dataset,
         step.config,
-        augmentation=None if arguments.augmentation == "none" else "default",
+        augmentation=augmentation_of(arguments),
         seed=0,
         workers=arguments.workers[0],
         place=backend.batch_placer(step.model.keras_model),
@@ -263,6 +283,7 @@ def train_fed(arguments, folder):
     row = {
         "device": timing.device_name(),
         "workers": arguments.workers[0],
+        "loader": "processes" if loader.uses_processes else "threads",
         "batch": step.images,
         "in_memory_images_per_second": statistics.median(in_memory),
         "fed_images_per_second": fed,
@@ -272,9 +293,9 @@ def train_fed(arguments, folder):
     }
     quarter = max(1, len(memory) // 4)
     print(
-        f"{row['device']}, batch {step.images}, {row['workers']} threads: in memory "
+        f"{row['device']}, batch {step.images}, {row['workers']} {row['loader']}: in memory "
         f"{row['in_memory_images_per_second']:.1f} images/s, fed {fed:.1f} ({row['fed_share']:.1%})"
-        f" over {watch.seconds:.0f} s; process {statistics.mean(memory[:quarter]):.0f} MiB in the "
+        f" over {watch.seconds:.0f} s; memory {statistics.mean(memory[:quarter]):.0f} MiB in the "
         f"first quarter, {statistics.mean(memory[-quarter:]):.0f} MiB in the last"
     )
     return [row]

@@ -308,18 +308,6 @@ def relu(x):
     return positive_part(x)
 
 
-def recomputed(*tensors):
-    """The same tensors, of which XLA does not know it: what is computed from them is computed anew,
-    instead of being kept since it was computed from the originals."""
-    import keras
-
-    if keras.backend.backend() == "tensorflow":
-        return tensors
-    import jax
-
-    return jax.lax.optimization_barrier(tensors)
-
-
 def scatters_gradient_of_max_pooling():
     """Whether the engine's own gradient of a max pooling is slow; see ops.pooling."""
     import keras

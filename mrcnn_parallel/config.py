@@ -85,7 +85,8 @@ class Config:
     RANDOM_SAMPLING = True  # False: the first ROIs and anchors are sampled, not random ones
     FPN_MASK_CONV_SIZE = 256  # channels of the mask head
     SEED = None  # fixes data order, augmentation and sampling; None: different each time
-    LOADER_WORKERS = 2  # threads that load images while the devices train; 0: none
+    LOADER_WORKERS = "auto"  # that load images while the devices train; 0: none; "auto": 4 a GPU
+    LOADER_PROCESSES = "auto"  # workers are processes, not threads; "auto": if there are 3 or more
     LOADER_TIMEOUT = 120.0  # seconds after which loading one image counts as hung
     ON_BAD_SAMPLE = "skip"  # an image that can't be loaded: "skip" (another instead) or "raise"
     BAD_SAMPLE_LIMIT = 0.1  # share of the samples that may be skipped before training stops
@@ -192,6 +193,11 @@ class Config:
             )
 
     def _validate_choices(self):
+        workers = self.LOADER_WORKERS
+        if workers != "auto" and (type(workers) is not int or workers < 0):
+            raise ValueError(
+                f"Config.LOADER_WORKERS is {workers!r}; it must be 'auto' or an integer >= 0."
+            )
         if callable(self.BACKBONE):
             if not callable(self.COMPUTE_BACKBONE_SHAPE):
                 raise ValueError(
@@ -245,7 +251,6 @@ _LEAST = {  # smallest value of each integer field that a model is built from
     "DETECTION_MAX_INSTANCES": 1,
     "POOL_SIZE": 2,
     "MASK_POOL_SIZE": 2,
-    "LOADER_WORKERS": 0,
 }
 
 _CHOICES = {
@@ -254,4 +259,5 @@ _CHOICES = {
     "RANDOM_SAMPLING": (False, True),
     "TRAIN_BN": (None, False, True),
     "ON_BAD_SAMPLE": ("skip", "raise"),
+    "LOADER_PROCESSES": ("auto", False, True),
 }

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 
 from mrcnn_parallel.data.images import mold_image
+from mrcnn_parallel.data.loader import loader_workers
 from mrcnn_parallel.data.samples import limit_instances, load_sample, pad_ground_truth
 from mrcnn_parallel.data.sources import check_dataset
 from mrcnn_parallel.data.targets import (
@@ -161,7 +162,7 @@ class DataGenerator(keras.utils.PyDataset):
         no_augmentation_sources=None,
         workers=None,
     ):
-        super().__init__(workers=config.LOADER_WORKERS if workers is None else workers)
+        super().__init__(workers=loader_workers(config) if workers is None else workers)
         self._batches = _MatterportBatches(
             dataset,
             config,

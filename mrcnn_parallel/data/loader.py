@@ -1,8 +1,8 @@
-"""TrainingLoader: the batches that `MaskRCNN.train` fits on, made ahead in threads.
+"""TrainingLoader: the batches that `MaskRCNN.train` fits on, made ahead in threads or processes.
 
 Batches hold what the training graph takes, images as uint8 where they are (the device subtracts the
-mean pixel). They are reproducible: batch i depends on the seed and on i alone, whichever thread
-makes it, so a run can stop and go on anywhere.
+mean pixel). They are reproducible: batch i depends on the seed and on i alone, whoever makes it, so
+a run can stop and go on anywhere.
 
 Letters: B images a batch, G = MAX_GT_INSTANCES, A anchors, R = RPN_TRAIN_ANCHORS_PER_IMAGE.
 """
@@ -10,6 +10,7 @@ Letters: B images a batch, G = MAX_GT_INSTANCES, A anchors, R = RPN_TRAIN_ANCHOR
 import contextlib
 import functools
 import logging
+import os
 
 import keras
 import numpy as np
@@ -17,15 +18,28 @@ import numpy as np
 from mrcnn_parallel.data.augmentation import resolve_augmentation
 from mrcnn_parallel.data.bad_samples import BadSamples
 from mrcnn_parallel.data.prefetch import Prefetcher
-from mrcnn_parallel.data.samples import limit_instances, load_sample, pad_ground_truth
+from mrcnn_parallel.data.processes import ProcessesUnavailable, TooManyLost, sample_processes
+from mrcnn_parallel.data.sample_maker import SampleMaker, sample_rng
+from mrcnn_parallel.data.samples import load_sample, pad_ground_truth
 from mrcnn_parallel.data.sources import check_dataset, describe_image
-from mrcnn_parallel.data.targets import build_rpn_targets, generate_random_rois
 from mrcnn_parallel.ops.anchors import image_anchors_px
 
 log = logging.getLogger(__name__)
 
 _FIRST_TRIES = 10  # images looked at for one that loads, when a loader is made
 _REPLACEMENTS = 20  # images tried in place of one that can't be loaded
+_THREADS_PATIENCE = 5  # times LOADER_TIMEOUT, for threads whose processes are replaced after one
+
+
+def loader_workers(config):
+    """config.LOADER_WORKERS, where that is "auto": four a replica, but no more than processors."""
+    if config.LOADER_WORKERS != "auto":
+        return config.LOADER_WORKERS
+    if hasattr(os, "sched_getaffinity"):
+        processors = len(os.sched_getaffinity(0))
+    else:
+        processors = os.cpu_count() or 1
+    return min(processors, 4 * config.GPU_COUNT)
 
 
 class TrainingLoader(keras.utils.PyDataset):
@@ -33,8 +47,8 @@ class TrainingLoader(keras.utils.PyDataset):
 
     Passes over the images follow each other without a gap, each in its own order, so any number of
     steps makes an epoch. Once two batches in a row have been asked for, the next ones are made
-    ahead, sample by sample, in `workers` threads. A thread that hangs or dies is replaced; a sample
-    that can't be loaded is, too, as config.ON_BAD_SAMPLE says.
+    ahead, sample by sample, by `workers` threads or processes. One that hangs or dies is replaced;
+    a sample that can't be loaded is, too, as config.ON_BAD_SAMPLE says.
 
     Args:
         dataset: a prepared Dataset. config: a Config.
@@ -44,7 +58,8 @@ class TrainingLoader(keras.utils.PyDataset):
         no_augmentation_sources: names of sources whose images are left as they are.
         seed: decides order, crops, augmentation and sampling; None draws one from NumPy's global
             state.
-        workers: threads; None for config.LOADER_WORKERS; 0 loads in the thread that asks.
+        workers: threads, or processes, see config.LOADER_PROCESSES; None for config.LOADER_WORKERS;
+            0 loads in the thread that asks.
         start_batch: the first batch, for going on where another run stopped: after `step` steps of
             epoch `epoch` that is epoch * STEPS_PER_EPOCH + step, both counted from 0.
         num_batches: None for no end; else every epoch sees the same batches (for validation).
@@ -91,17 +106,32 @@ class TrainingLoader(keras.utils.PyDataset):
         self._skips = config.ON_BAD_SAMPLE == "skip"
         self._attempts, self._given_up = {}, {}  # by position, for samples whose threads hang
         self._order = functools.lru_cache(maxsize=4)(self._draw_order)
-        self._anchors = None
+        anchors = None
         if config.RPN_TARGETS == "input":
-            self._anchors = image_anchors_px(config, config.IMAGE_SHAPE)
+            anchors = image_anchors_px(config, config.IMAGE_SHAPE)
         self.image_dtype = np.uint8 if self._first_dtype() == np.uint8 else np.float32
-        threads = config.LOADER_WORKERS if workers is None else workers
-        self._prefetcher = None
-        if threads > 0:
-            # Enough samples under way for all threads while one batch waits to be taken.
-            ahead = 1 + -(-(threads + 1) // self.batch_size)
+        self._maker = SampleMaker(
+            dataset,
+            config,
+            self.augmentation,
+            self.no_augmentation_sources,
+            self.seed,
+            anchors,
+            self.image_dtype,
+        )
+        workers = loader_workers(config) if workers is None else workers
+        self._prefetcher = self._processes = None
+        if workers > 0:
+            timeout = config.LOADER_TIMEOUT
+            self._processes = sample_processes(
+                self._maker, workers, config.LOADER_PROCESSES, timeout
+            )
+            if self._processes is not None:
+                timeout = _THREADS_PATIENCE * timeout  # its processes are watched, first
+            # Enough samples under way for all workers while one batch waits to be taken.
+            ahead = 1 + -(-(workers + 1) // self.batch_size)
             self._prefetcher = Prefetcher(
-                self, self.batch_size, threads, max(2, ahead), config.LOADER_TIMEOUT, num_batches
+                self, self.batch_size, workers, max(2, ahead), timeout, num_batches
             )
 
     def _first_dtype(self):
@@ -122,6 +152,11 @@ class TrainingLoader(keras.utils.PyDataset):
     def num_batches(self):
         return self._num_batches
 
+    @property
+    def uses_processes(self):
+        """Whether the workers are processes."""
+        return self._processes is not None
+
     def image_id_at(self, position):
         """The dataset's number of the image at this position, counted over all passes."""
         pass_number, place = divmod(position, len(self.dataset.image_ids))
@@ -132,7 +167,7 @@ class TrainingLoader(keras.utils.PyDataset):
         return self._rng(1, pass_number).permutation(image_ids) if self.shuffle else image_ids
 
     def _rng(self, *numbers):
-        return np.random.default_rng([self.seed, *numbers])
+        return sample_rng(self.seed, *numbers)
 
     def __getitem__(self, index):
         try:
@@ -146,9 +181,11 @@ class TrainingLoader(keras.utils.PyDataset):
             raise
 
     def close(self):
-        """Ends the threads and says in the log what was skipped; the loader can be used again."""
+        """Ends the workers and says in the log what was skipped; the loader can be used again."""
         if self._prefetcher is not None:
             self._prefetcher.close()
+        if self._processes is not None:
+            self._processes.close()
         if self.bad_samples.count:
             log.warning("%s", self.bad_samples.summary())
 
@@ -172,7 +209,9 @@ class TrainingLoader(keras.utils.PyDataset):
             try:
                 if (position, attempt) in self._given_up:
                     raise self._given_up[position, attempt]
-                item = self._item(position, image_id, attempt, images[part])
+                item = self._make(position, image_id, attempt, images[part])
+            except (ProcessesUnavailable, TooManyLost):  # not this image's fault
+                raise
             except Exception as error:
                 if not self._skips:
                     raise
@@ -212,30 +251,23 @@ class TrainingLoader(keras.utils.PyDataset):
             return self.image_id_at(position)
         return int(self._rng(3, position, attempt).choice(self.dataset.image_ids))
 
-    def _item(self, position, image_id, attempt, out):
-        """(sample, rpn_match, rpn_bbox, rois) of one image; the last three may be None."""
-        rng = self._rng(2, position, attempt) if attempt else self._rng(2, position)
-        source = self.dataset.image_info[image_id]["source"]
-        plain = source in self.no_augmentation_sources
-        augmentation = None if plain else self.augmentation
-        sample = load_sample(self.dataset, self.config, image_id, augmentation, rng=rng, out=out)
-        if self.image_dtype == np.uint8 and sample.image.dtype != np.uint8:
-            raise ValueError(
-                f"{describe_image(self.dataset, image_id)}: it is {sample.image.dtype}, but the "
-                "dataset's first image is uint8; return one type from load_image."
-            )
-        if sample.image is not out:
-            out[...] = sample.image
-        shape, (_, _, class_ids, boxes, _) = sample.image.shape, sample
-        match = delta = rois = None
-        if self._anchors is not None:
-            match, delta = build_rpn_targets(
-                shape, self._anchors, class_ids, boxes, self.config, rng
-            )
-        if not self.config.USE_RPN_ROIS:
-            count = self.config.POST_NMS_ROIS_TRAINING
-            rois = generate_random_rois(shape, count, class_ids, boxes, rng)
-        return limit_instances(sample, self.config, rng), match, delta, rois
+    def _make(self, position, image_id, attempt, out):
+        """What SampleMaker.make returns, made here or in a process."""
+        if self._processes is not None:
+            try:
+                return self._processes.make(
+                    position,
+                    image_id,
+                    attempt,
+                    out,
+                    lambda: describe_image(self.dataset, image_id),
+                )
+            except ProcessesUnavailable as error:
+                if self.config.LOADER_PROCESSES != "auto":
+                    raise
+                log.warning("Threads load the images: %s", error)
+                self._processes = None
+        return self._maker.make(position, image_id, attempt, out)
 
     def _collate(self, items, images):
         samples = [sample for sample, *_ in items]
@@ -243,7 +275,7 @@ class TrainingLoader(keras.utils.PyDataset):
             images,
             np.stack([sample.image_meta for sample in samples]).astype(np.float32),
         ]
-        if self._anchors is not None:
+        if self._maker.anchors is not None:
             batch.append(np.stack([match for _, match, *_ in items])[..., None])
             batch.append(np.stack([delta for _, _, delta, _ in items]).astype(np.float32))
         batch.extend(pad_ground_truth(samples, self.config, np.float32))

@@ -11,7 +11,6 @@ Letters: B images, N anchors, G objects (zero-padded), S sampled anchors.
 import keras
 from keras import ops
 
-from mrcnn_parallel import backend
 from mrcnn_parallel.layers.base import ConfiguredLayer
 from mrcnn_parallel.ops import boxes as box_ops
 from mrcnn_parallel.ops import nms, sampling
@@ -33,14 +32,13 @@ def match_anchors(anchors, gt_class_ids, gt_boxes):
     Returns:
         positive, negative: (B, N) bool.
     """
+    # All IoUs of a large batch are gigabytes. Each object's best is found in a table of its own,
+    # anchors last, so that XLA keeps neither: it reduces both while it computes them.
+    best_for_object = ops.max(box_ops.pairwise_iou(gt_boxes, anchors), axis=2)[:, None, :]
     iou = box_ops.pairwise_iou(anchors, gt_boxes)  # (B, N, G)
     objects = (gt_class_ids > 0)[:, None, :]
-    object_iou = ops.where(objects, iou, 0.0)
-    best_for_anchor = ops.max(object_iou, axis=2)  # (B, N)
-    best_for_object = ops.max(object_iou, axis=1, keepdims=True)  # (B, 1, G)
-    # All IoUs of a large batch are gigabytes; computing them twice is faster than keeping them.
-    again = box_ops.pairwise_iou(*backend.recomputed(anchors, gt_boxes))
-    is_best = objects & (best_for_object > 0) & (again >= best_for_object * BEST)
+    best_for_anchor = ops.max(ops.where(objects, iou, 0.0), axis=2)  # (B, N)
+    is_best = objects & (best_for_object > 0) & (iou >= best_for_object * BEST)
     positive = (best_for_anchor >= POSITIVE_IOU) | ops.any(is_best, axis=2)
     crowd_iou = ops.max(ops.where((gt_class_ids < 0)[:, None, :], iou, 0.0), axis=2)
     negative = (best_for_anchor < NEGATIVE_IOU) & (crowd_iou < CROWD_IOU)

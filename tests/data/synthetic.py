@@ -26,6 +26,7 @@ class SyntheticConfig(Config):
     STEPS_PER_EPOCH = 3
     VALIDATION_STEPS = 2
     SEED = 7
+    LOADER_PROCESSES = False  # tests/data/test_processes.py has them
 
 
 class SyntheticDataset(Dataset):
