@@ -3,6 +3,7 @@
 Everything that must know whether Keras runs on TensorFlow or JAX is here or in `parallel_model.py`.
 """
 
+import collections
 import logging
 import os
 
@@ -196,22 +197,40 @@ def jit_compile(gpu_count):
     return "auto" if one_program else False
 
 
-def replicated_state(function, network):
-    """On JAX, gives a Keras train or test function its variables already on every device.
+STEPS_QUEUED = 2  # that wait for the device or run on it
 
-    Keras puts variables on the first device when it creates, loads or resets them. Without this
-    the first step after that would copy them from there, and be compiled once more.
+
+def step_function(function, network):
+    """A Keras train or test function that suits `network` and a loader that works ahead, on JAX.
+
+    A ParallelModel's variables go to every device first. Keras puts them on the first one when it
+    creates, loads or resets them; the step after that would copy them, and be compiled once more.
+
+    No more than STEPS_QUEUED steps are queued on the device. JAX would take any number, and a batch
+    that is sent to the device waits for all steps queued before: if every batch were used at once,
+    none would arrive while the device computes.
 
     Args:
-        function: what keras.Model.make_train_function makes, (state, iterator) -> ....
-        network: a ParallelModel, or a model on one device, for which nothing changes.
+        function: what keras.Model.make_train_function makes: (state, iterator) -> (logs, state).
+        network: a ParallelModel, or a model on one device.
     """
     import keras
 
-    replicate = getattr(network, "replicate", None)
-    if replicate is None or keras.backend.backend() != "jax":
+    if keras.backend.backend() != "jax":
         return function
-    return lambda state, iterator: function(replicate(state), iterator)
+    import jax
+
+    replicate = getattr(network, "replicate", lambda state: state)
+    queued = collections.deque()
+
+    def run(state, iterator):
+        if len(queued) == STEPS_QUEUED:
+            jax.block_until_ready(queued.popleft())
+        logs, state = function(replicate(state), iterator)
+        queued.append(logs)
+        return logs, state
+
+    return run
 
 
 CACHE_VARIABLE = "MRCNN_PARALLEL_CACHE"

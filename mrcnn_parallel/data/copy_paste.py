@@ -33,8 +33,17 @@ def paste(image, objects, donor, chosen, min_visible, min_side):
     for thing in chosen:
         mask = np.ascontiguousarray(thing.mask())
         y1, x1, y2, x2 = thing.box
-        inside = (slice(y1, y2), slice(x1, x2))
-        np.copyto(image[inside], donor[inside], where=mask[..., None])
+        _copy(donor[y1:y2, x1:x2], mask, image[y1:y2, x1:x2])
         objects = covered(objects, mask, thing.box, min_visible, min_side)
         objects.append(thing)
     return objects
+
+
+def _copy(source, mask, target):
+    """Copies (h, w, C) where a mask (h, w) bool says so; the arrays are of one type."""
+    if source.dtype in (np.uint8, np.uint16, np.float32) and source.shape[2] == 3:
+        import cv2
+
+        cv2.copyTo(source, mask.view(np.uint8), target)
+    else:
+        np.copyto(target, source, where=mask[..., None])

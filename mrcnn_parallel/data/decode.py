@@ -5,7 +5,7 @@ them is what Pillow does. It fills what is missing of a damaged file with grey a
 all else is left to `images.read_image`, which knows more formats and reports damage.
 """
 
-from pathlib import Path
+import os
 
 import numpy as np
 
@@ -29,10 +29,14 @@ def read_jpeg(path, most_reduced=None):
         image: (h, w, 3) uint8 RGB, and size: (height, width) in the file. None where the file is
         not such a JPEG or there is none.
     """
-    path = Path(path)
-    if path.suffix.lower() not in (".jpg", ".jpeg") or not path.is_file():
+    path = os.fspath(path)
+    if not path.lower().endswith((".jpg", ".jpeg")):
         return None
-    data = path.read_bytes()
+    try:
+        with open(path, "rb", buffering=0) as file:
+            data = file.read()
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        return None
     size = jpeg_size(data)
     if size is None:
         return None

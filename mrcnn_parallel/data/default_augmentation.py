@@ -15,7 +15,7 @@ import numpy as np
 
 from mrcnn_parallel.data import copy_paste, placed, warp
 from mrcnn_parallel.data.fast_load import GroundTruth
-from mrcnn_parallel.data.images import config_plan
+from mrcnn_parallel.data.images import config_plan, config_scale
 from mrcnn_parallel.data.sources import describe_image, read_source
 
 _DONOR_ATTEMPTS = 4  # images tried for one of the same source, whose classes are the same
@@ -75,22 +75,20 @@ class DefaultAugmentation:
             centres: (N, 2) (x, y) of objects; the crop is drawn anew, a few times, while it shows
                 none of them.
         """
-        flips = rng.random(2) < (self.flip_left_right, self.flip_up_down)
-        low, high = np.log(self.scale)
-        scale = scale * math.exp(rng.uniform(low, high))
-        positions = rng.random((4, 2))
-        for position in positions:
-            result = warp.straight_warp(size, frame, scale, position, tuple(flips.tolist()))
+        left_right, up_down = rng.random(2).tolist()
+        flips = left_right < self.flip_left_right, up_down < self.flip_up_down
+        low, high = self.scale
+        scale = scale * math.exp(rng.uniform(math.log(low), math.log(high)))
+        for position in rng.random((4, 2)).tolist():
+            result = warp.straight_warp(size, frame, scale, position, flips)
             moved = centres @ result.matrix[:, :2].T + result.matrix[:, 2]
             inside = (moved >= 0).all(axis=1) & (moved < frame[::-1]).all(axis=1)
             if inside.any() or not len(centres):
                 break
-        draws = rng.uniform(-1, 1, 3)
+        draws = rng.uniform(-1, 1, 3).tolist()
         if rng.random() < self.affine:
-            squeeze = math.sqrt(1 + self.stretch) ** float(draws[2])
-            result = warp.turned(
-                result, self.rotate * draws[0], self.shear * float(draws[1]), squeeze
-            )
+            squeeze = math.sqrt(1 + self.stretch) ** draws[2]
+            result = warp.turned(result, self.rotate * draws[0], self.shear * draws[1], squeeze)
         return result
 
     def change_colours(self, image, rng):
@@ -101,31 +99,33 @@ class DefaultAugmentation:
         """
         import cv2
 
-        draws, chances = rng.uniform(-1, 1, 5), rng.random(2)
+        draws, chances = rng.uniform(-1, 1, 5).tolist(), rng.random(2).tolist()
         if chances[0] < self.colour:
             bright, contrast = 1 + self.brightness * draws[0], 1 + self.contrast * draws[1]
-            mean = cv2.mean(image)[: image.shape[2]] if image.shape[2] <= 4 else image.mean()
-            grey = float(np.mean(mean))
+            some, channels = image[::4], image.shape[2]  # rows enough for a mean
+            grey = sum(cv2.mean(some)) / channels if channels <= 4 else float(some.mean())
             if image.shape[2] == 3:
                 turn = math.radians(self.hue * draws[3])
-                matrix = _hue_saturation(turn, 1 + self.saturation * draws[2])
-                matrix = np.column_stack([matrix * contrast, np.full(3, grey * (1 - contrast))])
-                image = cv2.transform(image, (matrix * bright).astype(np.float32))
+                matrix = np.empty((3, 4), np.float32)
+                matrix[:, :3] = _hue_saturation(turn, 1 + self.saturation * draws[2])
+                matrix[:, :3] *= contrast * bright
+                matrix[:, 3] = grey * (1 - contrast) * bright
+                image = cv2.transform(image, matrix)
             else:
                 image = _scaled(image, bright * contrast, bright * grey * (1 - contrast))
         if chances[1] < self.blur:
-            sigma = self.blur_sigma * abs(float(draws[4]))
+            sigma = self.blur_sigma * abs(draws[4])
             if sigma > 0.2:  # less would change nothing
                 image = cv2.GaussianBlur(image, (0, 0), sigma).reshape(image.shape)
         return image
 
 
 def _hue_saturation(turn, saturation):
-    """(3, 3): RGB turned about the grey axis by an angle, and moved away from it by a factor."""
-    third = np.full((3, 3), 1 / 3)
-    cross = np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / math.sqrt(3)
-    rotation = math.cos(turn) * np.eye(3) + (1 - math.cos(turn)) * third + math.sin(turn) * cross
-    return third + saturation * (rotation - third)
+    """3 x 3: RGB turned about the grey axis by an angle, and moved away from it by a factor."""
+    own = (1 + 2 * saturation * math.cos(turn)) / 3
+    rest, twist = (1 - own) / 2, saturation * math.sin(turn) / math.sqrt(3)
+    below, above = rest - twist, rest + twist
+    return (own, below, above), (above, own, below), (below, above, own)
 
 
 def _scaled(image, factor, offset):
@@ -174,19 +174,19 @@ def _augmented(dataset, config, image_id, augmentation, rng, frame=None, out=Non
     where = describe_image(dataset, image_id)
 
     def most_reduced(size):
-        unused = np.random.default_rng(0)  # the crop does not matter here
-        return config_plan(config, size, unused).scale * augmentation.scale[1]
+        return config_scale(config, size) * augmentation.scale[1]
 
     source = read_source(dataset, config, image_id, where, most_reduced)
     plan = config_plan(config, source.size, rng)
     image = _workable(source.image)
-    reduced = np.array(image.shape[1::-1]) / source.size[::-1]  # (x, y), 1 unless decoded smaller
+    (height, width), (rows, cols) = image.shape[:2], source.size
+    reduced = width / cols, height / rows  # (x, y), 1 unless decoded smaller
     chosen = augmentation.draw_warp(
         rng,
-        image.shape[:2],
+        (height, width),
         frame or plan.shape,
-        plan.size[0] / image.shape[0],
-        placed.centres(source.shapes) * reduced,
+        plan.size[0] / height,
+        placed.centres(source) * reduced,
     )
     image = chosen.image(augmentation.change_colours(image, rng), out)
     image = image.astype(source.image.dtype, copy=False)

@@ -10,6 +10,7 @@ With a DefaultAugmentation the image is warped once, and polygons by the same ma
 custom `load_mask` datasets take the same way, with each mask's box part in a polygon's place.
 """
 
+import functools
 from typing import NamedTuple
 
 import numpy as np
@@ -47,84 +48,79 @@ def load_outlined(dataset, config, image_id, mini, rng=None, out=None):
     source = read_source(dataset, config, image_id, where)
     plan = config_plan(config, source.size, rng)
     image = apply_plan(source.image, plan, out)
-    rows, cols = _source_indices(source.size, plan)
-    offset = plan.window[:2] if plan.crop is None else (0, 0)
-
-    drawn = [i for i, shape in enumerate(source.shapes) if not isinstance(shape, Bitmap)]
-    outlines = polygons.join([source.shapes[i] for i in drawn])
+    (rows, cols), firsts = _source_indices(source.size, plan)
+    outlines = source.outlines
     runs = polygons.scan(outlines, *source.size)
-    boxes = np.zeros((len(source.shapes), 4), np.int32)
     if plan.scale >= 1 and plan.crop is None:
-        boxes[drawn] = _enlarged_boxes(polygons.run_boxes(runs, outlines), rows, cols)
+        boxes = _enlarged_boxes(polygons.run_boxes(runs, outlines), firsts)
     else:
-        boxes[drawn] = polygons.run_boxes(_resized_runs(runs, rows, cols, source.size), outlines)
+        boxes = polygons.run_boxes(_resized_runs(runs, firsts), outlines)
     bitmaps = {}
     for i, shape in enumerate(source.shapes):
         if isinstance(shape, Bitmap):
             bitmaps[i], boxes[i] = resized_bitmap(shape, rows, cols)
-    kept = np.flatnonzero((boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1]))
+    kept = boxes[:, 2] > 0  # boxes of what is gone are all zeros
+    boxes = boxes[kept]
     if mini:
         mini_shape = tuple(int(side) for side in config.MINI_MASK_SHAPE)
-        seen = boxes[drawn, 2] > boxes[drawn, 0]
-        placed = _selected(outlines, seen).transformed(_resize_matrix(source.size, plan))
-        chosen = np.array(drawn, int)[seen]
-        minis = polygons.mini_masks(placed, boxes[chosen], mini_shape)
-        masks = minis
-        if len(chosen) < len(source.shapes):
-            masks = np.zeros((*mini_shape, len(source.shapes)), bool)
-            masks[:, :, chosen] = minis
+        placed = _source_boxes(boxes, source.size, plan)
+        masks = polygons.mini_masks(outlines.selected(kept), placed, mini_shape)
         for i, bitmap in bitmaps.items():
             if bitmap.size:
-                masks[:, :, i] = np.around(resize_plane(bitmap, mini_shape))
+                plane = np.around(resize_plane(bitmap, mini_shape))
+                masks[:, :, np.count_nonzero(kept[:i])] = plane
     else:
-        full = np.zeros((*source.size, len(source.shapes)), bool)
-        full[:, :, drawn] = polygons.paint(runs, outlines, *source.size).transpose(1, 2, 0)
+        full = polygons.paint(runs, outlines, *source.size).transpose(1, 2, 0)
         for i, shape in enumerate(source.shapes):
             if isinstance(shape, Bitmap):
                 paste_bitmap(full[:, :, i], shape)
         masks = resize_mask(full, plan.scale, plan.padding, plan.crop)
-    boxes = boxes + np.array([*offset, *offset], np.int32)
+        masks = masks if kept.all() else masks[:, :, kept]
+    if plan.crop is None:
+        boxes += np.array(plan.window[:2] * 2, np.int32)
     original = (*source.size, source.image.shape[2])
-    return GroundTruth(
-        image,
-        original,
-        plan.window,
-        plan.scale,
-        source.class_ids[kept],
-        boxes[kept],
-        masks if len(kept) == masks.shape[2] else masks[:, :, kept],
-    )
+    class_ids = source.class_ids[kept]
+    return GroundTruth(image, original, plan.window, plan.scale, class_ids, boxes, masks)
 
 
 def _source_indices(size, plan):
-    """The source row of each row of the picture (without padding), and the same for columns."""
-    rows, cols = (nearest_indices(side, plan.scale) for side in size)
+    """Which pixels of the source make which of the picture, without padding; not to be changed.
+
+    Returns:
+        indices: the source row of each of the picture's rows, and the same for columns.
+        firsts: the picture's first row that comes from each source row or one below, with one more
+            entry for the end; and the same for columns.
+    """
+    pairs = [_axis_indices(side, plan.scale) for side in size]
     if plan.crop is not None:
         y, x, height, width = plan.crop
-        rows, cols = rows[y : y + height], cols[x : x + width]
-    return rows, cols
+        pairs = [
+            (index[start : start + length], np.clip(first - start, 0, length))
+            for (index, first), start, length in zip(pairs, (y, x), (height, width), strict=True)
+        ]
+    return tuple(zip(*pairs, strict=True))
 
 
-def _enlarged_boxes(boxes, rows, cols):
+@functools.lru_cache(maxsize=256)
+def _axis_indices(side, scale):
+    index = nearest_indices(side, scale)
+    return index, np.searchsorted(index, np.arange(side + 1))
+
+
+def _enlarged_boxes(boxes, firsts):
     """Boxes (N, 4) of instances after rows and columns have been repeated, none left out."""
-    index = boxes - (0, 0, 1, 1)  # the last pixels
     resized = np.empty_like(boxes)
-    for axis, found in ((0, rows), (1, cols)):
-        resized[:, axis] = np.searchsorted(found, index[:, axis], "left")
-        resized[:, axis + 2] = np.searchsorted(found, index[:, axis + 2], "right")
-    resized[boxes[:, 2] == 0] = 0  # instances without a pixel
+    for axis, first in enumerate(firsts):
+        resized[:, axis::2] = first[boxes[:, axis::2]]
     return resized
 
 
-def _resized_runs(runs, rows, cols, size):
-    """Runs after each row and column has been repeated or left out as `rows` and `cols` say.
+def _resized_runs(runs, firsts):
+    """Runs after each row and column has been repeated or left out, see _source_indices.
 
     Of columns only the first and the last one count, as that is all that boxes need.
     """
-    row_of, col_of = (
-        np.searchsorted(found, np.arange(side + 1))
-        for found, side in zip((rows, cols), size, strict=True)
-    )
+    row_of, col_of = firsts
     start, stop = row_of[runs.start], row_of[runs.stop]
     first, last = col_of[runs.column], col_of[runs.column + 1] - 1
     seen = (start < stop) & (first <= last)
@@ -134,31 +130,17 @@ def _resized_runs(runs, rows, cols, size):
     return polygons.Runs(np.repeat(part, 2), columns, np.repeat(start, 2), np.repeat(stop, 2))
 
 
-def _resize_matrix(size, plan):
-    """(2, 3) from source (x, y) to the picture's, as nearest_indices maps pixels' centres."""
-    matrix = np.zeros((2, 3))
-    corner = (0, 0) if plan.crop is None else plan.crop[:2]
-    for row, axis in ((0, 1), (1, 0)):  # x is axis 1
+def _source_boxes(boxes, size, plan):
+    """Boxes (N, 4) of the picture in pixels of the source, float64.
+
+    The centres of the first and the last pixels coincide, as in nearest_indices.
+    """
+    shift, step = [], []
+    for axis in (0, 1):
         resized = round(size[axis] * plan.scale)
-        step = (size[axis] - 1) / (resized - 1) if resized > 1 and size[axis] > 1 else 1.0
-        matrix[row, row] = 1 / step
-        matrix[row, 2] = 0.5 - 0.5 / step - corner[axis]
-    return matrix
-
-
-def _selected(outlines, seen):
-    """The Outlines of the instances where `seen`, renumbered."""
-    if seen.all():
-        return outlines
-    part_kept = seen[outlines.part_instance]
-    lengths = np.diff(outlines.part_starts)
-    number = np.cumsum(seen) - 1
-    return polygons.Outlines(
-        outlines.vertices[np.repeat(part_kept, lengths)],
-        np.concatenate([[0], np.cumsum(lengths[part_kept])]),
-        number[outlines.part_instance[part_kept]],
-        int(seen.sum()),
-    )
+        step.append((size[axis] - 1) / (resized - 1) if resized > 1 and size[axis] > 1 else 1.0)
+        shift.append((0 if plan.crop is None else plan.crop[axis]) - 0.5)
+    return (boxes + np.array(shift * 2)) * np.array(step * 2) + 0.5
 
 
 def resized_bitmap(bitmap, rows, cols):

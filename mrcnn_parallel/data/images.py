@@ -4,6 +4,7 @@ Shapes: an image is (H, W, C), uint8 unless its dataset says otherwise. A window
 the part of a padded image that holds the picture, in pixels.
 """
 
+import functools
 import random
 from pathlib import Path
 from typing import NamedTuple
@@ -178,6 +179,14 @@ def config_plan(config, size, rng):
     )
 
 
+def config_scale(config, size):
+    """The scale of `config_plan`."""
+    if config.IMAGE_RESIZE_MODE == "none":
+        return 1
+    longest = config.IMAGE_MAX_DIM if config.IMAGE_RESIZE_MODE == "square" else None
+    return _scale(*size, config.IMAGE_MIN_DIM, longest, config.IMAGE_MIN_SCALE)
+
+
 def resize_image(image, min_dim=None, max_dim=None, min_scale=None, mode="square", rng=None):
     """Resizes an image, keeping its proportions, in one of four ways.
 
@@ -281,23 +290,36 @@ def resample(image, height, width, out=None):
     if out is None:
         out = np.empty((height, width, image.shape[2]), image.dtype)
     resized = cv2.resize(image, (width, height), dst=out, interpolation=cv2.INTER_LINEAR)
-    if not np.may_share_memory(resized, out):  # OpenCV drops a single channel's axis
+    if resized is not out:
         out[...] = resized.reshape(out.shape)
-    rows, cols = _edge_weights(image.shape[0], height), _edge_weights(image.shape[1], width)
-    edge_rows, edge_cols = np.flatnonzero(rows < 1), np.flatnonzero(cols < 1)
+    edge_rows, row_weights, edge_cols, col_weights = _edges(image.shape[:2], (height, width))
     if len(edge_rows) or len(edge_cols):
-        floor = max(image.min(), 0)  # skimage clips to the image's own range
-        top = out[edge_rows] * (rows[edge_rows, None] * cols)[..., None]
-        side = out[:, edge_cols] * (rows[:, None] * cols[edge_cols])[..., None]
-        out[edge_rows] = np.maximum(top, floor)
-        out[:, edge_cols] = np.maximum(side, floor)
+        # skimage clips to the image's own range. Most have a 0, which some of the rows show.
+        floor = max(image.min(), 0) if image[::16].min() > 0 else 0
+        top, side = out[edge_rows] * row_weights, out[:, edge_cols] * col_weights
+        out[edge_rows] = np.maximum(top, floor, out=top)
+        out[:, edge_cols] = np.maximum(side, floor, out=side)
     return out
 
 
-def _edge_weights(size_in, size_out):
-    """How much of each sample comes from inside the image."""
-    centre = (np.arange(size_out) + 0.5) * (size_in / size_out) - 0.5
-    return np.clip(np.minimum(1 + centre, size_in - centre), 0, 1)
+@functools.lru_cache(maxsize=128)
+def _edges(size_in, size_out):
+    """The outermost samples of a resized image, which partly come from outside it.
+
+    Args:
+        size_in, size_out: (height, width).
+
+    Returns:
+        rows (R,) and their weights (R, width, 1), columns (C,) and their weights (height, C, 1):
+        how much of each sample comes from inside the image. Not to be changed.
+    """
+    inside = []
+    for before, after in zip(size_in, size_out, strict=True):
+        centre = (np.arange(after) + 0.5) * (before / after) - 0.5
+        inside.append(np.clip(np.minimum(1 + centre, before - centre), 0, 1))
+    edges = [np.flatnonzero(weights < 1) for weights in inside]
+    weights = inside[0][:, None, None] * inside[1][:, None]
+    return edges[0], weights[edges[0]], edges[1], weights[:, edges[1]]
 
 
 def mold_image(images, config):

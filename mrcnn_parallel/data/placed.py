@@ -29,17 +29,15 @@ class Placed(NamedTuple):
         return polygons.box_mask(self.parts, self.box)
 
 
-def centres(shapes):
-    """(N, 2) float64 (x, y), about the middle of each of a Source's shapes that has an area."""
-    middle = []
-    for shape in shapes:
-        if isinstance(shape, Bitmap):
-            height, width = shape.mask.shape
-            if height:
-                middle.append((shape.x + width / 2, shape.y + height / 2))
-        elif shape and len(shape[0]):
-            middle.append(shape[0].mean(axis=0))
-    return np.array(middle, np.float64).reshape(-1, 2)
+def centres(source):
+    """(n, 2) float64 (x, y), about the middle of each polygon and bitmap of a Source."""
+    middle = [
+        (shape.x + shape.mask.shape[1] / 2, shape.y + shape.mask.shape[0] / 2)
+        for shape in source.shapes
+        if isinstance(shape, Bitmap) and shape.mask.size
+    ]
+    drawn = source.outlines.centres()
+    return np.concatenate([drawn, middle]) if middle else drawn
 
 
 def place(source, warp, reduced, min_visible, min_side):
@@ -54,33 +52,29 @@ def place(source, warp, reduced, min_visible, min_side):
     Returns:
         List of Placed.
     """
-    drawn = [i for i, shape in enumerate(source.shapes) if not isinstance(shape, Bitmap)]
-    outlines = polygons.join([source.shapes[i] for i in drawn])
-    outlines = outlines.transformed(scaled(warp.matrix, reduced))
+    outlines = source.outlines.transformed(scaled(warp.matrix, reduced))
     runs = polygons.scan(outlines, *warp.frame)
-    boxes = polygons.run_boxes(runs, outlines)
+    boxes = polygons.run_boxes(runs, outlines).tolist()
     seen = np.bincount(
         outlines.part_instance[runs.part], runs.stop - runs.start, minlength=outlines.count
     )
-    shares = seen / np.maximum(outlines.areas(), 1e-9)
-    pieces = np.split(outlines.vertices, outlines.part_starts[1:-1])
-    parts = [[] for _ in drawn]
-    for owner, piece in zip(outlines.part_instance.tolist(), pieces, strict=False):
-        parts[owner].append(piece)
-    found = {}
-    for k, i in enumerate(drawn):
-        found[i] = tuple(boxes[k].tolist()), float(shares[k]), parts[k], None
-    for i, shape in enumerate(source.shapes):
-        if isinstance(shape, Bitmap):
-            bitmap, area = warp.bitmap(shape, reduced)
-            height, width = bitmap.mask.shape
-            box = (bitmap.y, bitmap.x, bitmap.y + height, bitmap.x + width)
-            found[i] = box, bitmap.mask.sum() / max(area, 1e-9), None, bitmap.mask
+    shares = (seen / np.maximum(outlines.areas(), 1e-9)).tolist()
+    parts = [[] for _ in source.shapes]
+    starts = outlines.part_starts.tolist()
+    for owner, start, stop in zip(
+        outlines.part_instance.tolist(), starts[:-1], starts[1:], strict=True
+    ):
+        parts[owner].append(outlines.vertices[start:stop])
     objects = []
     for i, class_id in enumerate(source.class_ids.tolist()):
-        box, share, outline, mask = found[i]
+        shape, box, share, mask = source.shapes[i], tuple(boxes[i]), shares[i], None
+        if isinstance(shape, Bitmap):
+            bitmap, area = warp.bitmap(shape, reduced)
+            mask, (height, width) = bitmap.mask, bitmap.mask.shape
+            box = (bitmap.y, bitmap.x, bitmap.y + height, bitmap.x + width)
+            share = mask.sum() / max(area, 1e-9)
         if _is_kept(class_id, box, share, min_visible, min_side):
-            objects.append(Placed(class_id, box, outline, mask))
+            objects.append(Placed(class_id, box, None if mask is not None else parts[i], mask))
     return objects
 
 
@@ -137,10 +131,8 @@ def collect(objects, frame, config, mini):
             masks[y1:y2, x1:x2, i] = thing.mask()
         return class_ids, boxes, masks
     shape = tuple(int(side) for side in config.MINI_MASK_SHAPE)
-    masks = np.zeros((*shape, len(objects)), bool)
-    drawn = [i for i, thing in enumerate(objects) if thing.bitmap is None]
-    outlines = polygons.join([objects[i].parts for i in drawn])
-    masks[:, :, drawn] = polygons.mini_masks(outlines, boxes[drawn], shape)
+    outlines = polygons.join([thing.parts or () for thing in objects])
+    masks = polygons.mini_masks(outlines, boxes, shape)
     for i, thing in enumerate(objects):
         if thing.bitmap is not None:
             masks[:, :, i] = np.around(resize_plane(thing.bitmap, shape))

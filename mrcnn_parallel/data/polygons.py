@@ -191,8 +191,9 @@ def _flat_rows(y, slope, step):
 def _steep_rows(x, y, slope, step):
     """y of the chain's pixel before the one that is across."""
     rising = slope > 0
-    # Near where the chain crosses. Half-way between two numbers the rounding of the product decides.
-    exact = (step + 0.5) / slope
+    # Where it crosses, a little early: half-way between two numbers, which the division may miss on
+    # either side, the rounding of the product below decides.
+    exact = (step + (0.5 - 1e-7)) / slope
     t = np.where(rising, np.ceil(exact), np.floor(exact))
     right = np.trunc(x + slope * t + 0.5) > x + step
     return y + t - (right == rising)
@@ -242,14 +243,14 @@ def mini_masks(outlines, boxes, mini_shape):
     """What each box holds of its instance, on a small grid.
 
     Args:
-        boxes: (N, 4) pixels, with area. mini_shape: (height, width).
+        boxes: (N, 4) pixels, perhaps not whole ones, with area. mini_shape: (height, width).
 
     Returns:
         (height, width, N) bool: whether each cell's centre is inside.
     """
     height, width = mini_shape
     box = np.asarray(boxes, np.float64)
-    scale = np.array([width, height], np.float64) / (box[:, 3:1:-1] - box[:, 1::-1])  # (N, 2), x first
+    scale = (width, height) / (box[:, 3:1:-1] - box[:, 1::-1])  # (N, 2), x first
     owner = outlines.part_instance[outlines.part]
     vertices = (outlines.vertices - box[owner, 1::-1]) * scale[owner]
     borders = _borders(outlines._replace(vertices=vertices), height, width)

@@ -13,6 +13,7 @@ from mrcnn_parallel.data import segments
 from mrcnn_parallel.data.decode import read_jpeg
 from mrcnn_parallel.data.geometry import extract_bboxes
 from mrcnn_parallel.data.images import check_image
+from mrcnn_parallel.data.polygons import Outlines, join
 
 
 class Bitmap(NamedTuple):
@@ -30,6 +31,7 @@ class Source(NamedTuple):
     size: tuple  # (height, width) that the shapes count in
     shapes: list  # of N: a list of (n, 2) float64 (x, y) polygons, or a Bitmap
     class_ids: np.ndarray  # (N,) int32, negative for crowds
+    outlines: Outlines  # all polygons together; Bitmaps are instances without any
 
 
 def read_source(dataset, config, image_id, where, most_reduced=None):
@@ -43,16 +45,14 @@ def read_source(dataset, config, image_id, where, most_reduced=None):
             own methods raise is passed on, with the image named in a note.
     """
     if not gives_polygons(dataset):
-        image, mask, class_ids = load_checked(dataset, config, image_id, where)
-        return Source(image, image.shape[:2], _bitmaps(mask), class_ids)
+        return _from_masks(dataset, config, image_id, where)
     try:
         found = dataset.load_polygons(image_id)
     except Exception as error:  # of any kind: a dataset is people's own code
         error.add_note(f"while loading {where}")
         raise
     if found is None:
-        image, mask, class_ids = load_checked(dataset, config, image_id, where)
-        return Source(image, image.shape[:2], _bitmaps(mask), class_ids)
+        return _from_masks(dataset, config, image_id, where)
     image, size = _pixels(dataset, config, image_id, where, most_reduced)
     info = dataset.image_info[image_id]
     declared = info.get("height", size[0]), info.get("width", size[1])
@@ -70,10 +70,16 @@ def read_source(dataset, config, image_id, where, most_reduced=None):
         )
     check_class_ids(class_ids, dataset, where)
     shapes = [_shape(annotation, size, where) for annotation in annotations]
-    parts = [part for shape in shapes if not isinstance(shape, Bitmap) for part in shape]
-    if parts and not np.isfinite(np.concatenate(parts)).all():
+    outlines = join([() if isinstance(shape, Bitmap) else shape for shape in shapes])
+    if not np.isfinite(outlines.vertices).all():
         raise ValueError(f"{where}: a polygon holds NaN or infinite values.")
-    return Source(image, size, shapes, class_ids.astype(np.int32))
+    return Source(image, size, shapes, class_ids.astype(np.int32), outlines)
+
+
+def _from_masks(dataset, config, image_id, where):
+    image, mask, class_ids = load_checked(dataset, config, image_id, where)
+    bitmaps = _bitmaps(mask)
+    return Source(image, image.shape[:2], bitmaps, class_ids, join([()] * len(bitmaps)))
 
 
 def gives_polygons(dataset):
@@ -232,18 +238,10 @@ def load_checked(dataset, config, image_id, where):
 
 def check_class_ids(class_ids, dataset, where):
     """ValueError unless class ids are 1 to num_classes - 1; negative ones mark crowds."""
-    if class_ids.size == 0:
-        return
-    if class_ids.dtype.kind in "iuf":
-        size = np.abs(class_ids)
-        good = (size > 0) & (size < dataset.num_classes)
-        if class_ids.dtype.kind == "f":
-            good &= class_ids == np.round(class_ids)
-    else:
-        good = np.zeros(class_ids.shape, bool)
-    if not good.all():
-        bad = class_ids[np.argmin(good)]
-        raise ValueError(
-            f"{where}: class id {bad} is out of range; ids of instances are 1 to "
-            f"{dataset.num_classes - 1} (0 is the background), negative for crowds."
-        )
+    is_number, limit = class_ids.dtype.kind in "iuf", dataset.num_classes
+    for i, class_id in enumerate(class_ids.tolist()):  # few, so faster than in NumPy
+        if not (is_number and 0 < abs(class_id) < limit and class_id == int(class_id)):
+            raise ValueError(
+                f"{where}: class id {class_ids[i]} is out of range; ids of instances are 1 to "
+                f"{limit - 1} (0 is the background), negative for crowds."
+            )

@@ -52,12 +52,12 @@ class TrainingModel(keras.Model):
     def make_train_function(self, force=False):
         if self.train_function is None or force:
             super().make_train_function(force)
-            self.train_function = backend.replicated_state(self.train_function, self.network)
+            self.train_function = backend.step_function(self.train_function, self.network)
 
     def make_test_function(self, force=False):
         if self.test_function is None or force:
             super().make_test_function(force)
-            self.test_function = backend.replicated_state(self.test_function, self.network)
+            self.test_function = backend.step_function(self.test_function, self.network)
 
     # The network's files are what people keep; this wrapper has nothing of its own to save.
     def save(self, *args, **kwargs):

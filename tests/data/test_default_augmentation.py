@@ -190,6 +190,16 @@ class TestWarp:
         assert iou(drawn[..., None], bitmap.mask[..., None])[0] > 0.97
         assert area == pytest.approx(drawn.sum(), rel=0.03)
 
+    @pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+    def test_colours_are_turned_as_each_channel_by_itself(self, dtype):
+        image = np.random.default_rng(0).integers(0, 256, (60, 80, 3)).astype(dtype)
+        made = warp.turned(warp.straight_warp((60, 80), (90, 100), 1.4, (0.3, 0.6), (1, 0)), 7, 0)
+        out = np.full((90, 100, 3), 5, dtype)
+        assert made.image(image, out) is out
+        alone = [made.image(np.ascontiguousarray(image[..., c : c + 1])) for c in range(3)]
+        difference = out.astype(float) - np.concatenate(alone, axis=2)
+        assert abs(difference).max() <= 1 and (out == 0).any()
+
     def test_any_channels_and_types(self):
         for channels, dtype in ((1, np.uint8), (5, np.float32), (2, np.uint16)):
             image = np.ones((20, 30, channels), dtype)
@@ -300,6 +310,17 @@ def _source(dataset):
 
 
 class TestCopyPaste:
+    @pytest.mark.parametrize("dtype", ["uint8", "float32", "int32"])
+    @pytest.mark.parametrize("channels", [1, 3, 5])
+    def test_only_the_masks_pixels_are_copied(self, dtype, channels):
+        rng = np.random.default_rng(0)
+        image, donor = (rng.integers(0, 99, (30, 40, channels)).astype(dtype) for _ in range(2))
+        mask = rng.random((10, 12)) < 0.5
+        expected = image.copy()
+        expected[5:15, 7:19][mask] = donor[5:15, 7:19][mask]
+        copy_paste.paste(image, [], donor, [Placed(1, (5, 7, 15, 19), None, mask)], 0.1, 2)
+        np.testing.assert_array_equal(image, expected)
+
     def test_pasted_objects_cover_those_beneath(self):
         full = np.ones((10, 10), bool)
         beneath = [

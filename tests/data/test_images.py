@@ -68,6 +68,23 @@ def test_resampling_is_within_one_grey_level_of_scikit_image(
     assert np.abs(ours - theirs).max() <= 1
 
 
+def test_the_edge_is_clipped_to_the_darkest_pixel_wherever_it_is():
+    image = np.full((48, 32, 3), 200, np.uint8)
+    image[5, 7] = 190  # in a row that a quick look leaves out
+    ours = images.resample(image, 480, 320)
+    theirs = images.resize(image, (480, 320), preserve_range=True)
+    assert ours.min() == 190
+    assert np.abs(ours - theirs).max() <= 1
+
+
+@pytest.mark.parametrize("mode", ["none", "square", "pad64", "crop"])
+@pytest.mark.parametrize("size", [(50, 70), (300, 200), (640, 640)])
+def test_config_scale_is_that_of_the_plan(mode, size):
+    chosen = Config(IMAGE_RESIZE_MODE=mode, IMAGE_MIN_DIM=192, IMAGE_MAX_DIM=256)
+    plan = images.config_plan(chosen, size, np.random.default_rng(0))
+    assert images.config_scale(chosen, size) == plan.scale
+
+
 def test_float_images_are_resampled_without_rounding():
     image = np.random.default_rng(0).random((20, 30, 3)).astype(np.float32)
     ours, *_ = images.resize_image(image, min_dim=50, max_dim=100, mode="square")
