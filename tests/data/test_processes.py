@@ -10,6 +10,7 @@ import sys
 import textwrap
 import threading
 import time
+import uuid
 
 import numpy as np
 import pytest
@@ -95,37 +96,33 @@ def loader_of(dataset, workers=2, **options):
         loader.close()
 
 
+MARK = "MRCNN_PARALLEL_TEST"  # environment variable by which a test's processes are known
+
+
 def children():
-    """Numbers of the processes that serve samples: this one's, and those that nobody owns."""
-    parents, serving = {}, []
+    """Numbers of the running processes that serve samples to this test."""
+    mark, found = f"{MARK}={os.environ[MARK]}".encode(), []
     for folder in pathlib.Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            command = (folder / "cmdline").read_bytes()
-            state, parent = (folder / "stat").read_text().rpartition(")")[2].split()[:2]
-            parents[int(folder.name)] = int(parent)
-            if b"sample_server" in command and state != "Z":
-                serving.append(int(folder.name))
+            serves = b"sample_server" in (folder / "cmdline").read_bytes()
+            if serves and mark in (folder / "environ").read_bytes().split(b"\0"):
+                found.append(int(folder.name))
+    return found
 
-    def ancestors(process):
-        while process := parents.get(process):
-            yield process
 
-    others = os.getppid()  # which also runs tests of other files, beside these
-    return [
-        process
-        for process in serving
-        if (line := set(ancestors(process))) and (os.getpid() in line or others not in line)
-    ]
+def wait_until_gone():
+    """Fails unless soon none is left."""
+    deadline = time.monotonic() + 5
+    while children() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not children()
 
 
 @pytest.fixture(autouse=True)
-def _no_process_is_left():
-    earlier = set(children())  # of other tests, beside these
+def _no_process_is_left(monkeypatch):
+    monkeypatch.setenv(MARK, uuid.uuid4().hex)
     yield
-    deadline = time.monotonic() + 5
-    while set(children()) - earlier and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert not set(children()) - earlier
+    wait_until_gone()
 
 
 class TestSamples:
@@ -156,7 +153,7 @@ class TestSamples:
         with loader_of(SyntheticDataset(4)) as loader:
             first = loader[0][0]
             loader.close()
-            assert not children()
+            wait_until_gone()
             assert same(loader[0][0], first)
 
     def test_other_processes_than_this_made_them(self, tmp_path):
@@ -339,4 +336,4 @@ def test_ctrl_c_ends_them():
                 loader[i]
                 if i == 5:
                     raise KeyboardInterrupt
-        assert not children()
+        wait_until_gone()
