@@ -18,7 +18,12 @@ import numpy as np
 from mrcnn_parallel.data.augmentation import resolve_augmentation
 from mrcnn_parallel.data.bad_samples import BadSamples
 from mrcnn_parallel.data.prefetch import Prefetcher
-from mrcnn_parallel.data.processes import ProcessesUnavailable, TooManyLost, sample_processes
+from mrcnn_parallel.data.processes import (
+    START_SECONDS,
+    ProcessesUnavailable,
+    TooManyLost,
+    sample_processes,
+)
 from mrcnn_parallel.data.sample_maker import SampleMaker, sample_rng
 from mrcnn_parallel.data.samples import load_sample, pad_ground_truth
 from mrcnn_parallel.data.sources import check_dataset, describe_image
@@ -28,7 +33,6 @@ log = logging.getLogger(__name__)
 
 _FIRST_TRIES = 10  # images looked at for one that loads, when a loader is made
 _REPLACEMENTS = 20  # images tried in place of one that can't be loaded
-_THREADS_PATIENCE = 5  # times LOADER_TIMEOUT, for threads whose processes are replaced after one
 
 
 def loader_workers(config):
@@ -127,7 +131,7 @@ class TrainingLoader(keras.utils.PyDataset):
                 self._maker, workers, config.LOADER_PROCESSES, timeout
             )
             if self._processes is not None:
-                timeout = _THREADS_PATIENCE * timeout  # its processes are watched, first
+                timeout = START_SECONDS + 5 * timeout  # the threads' processes are watched, first
             # Enough samples under way for all workers while one batch waits to be taken.
             ahead = 1 + -(-(workers + 1) // self.batch_size)
             self._prefetcher = Prefetcher(
@@ -253,9 +257,10 @@ class TrainingLoader(keras.utils.PyDataset):
 
     def _make(self, position, image_id, attempt, out):
         """What SampleMaker.make returns, made here or in a process."""
-        if self._processes is not None:
+        processes = self._processes  # which another thread may take away
+        if processes is not None:
             try:
-                return self._processes.make(
+                return processes.make(
                     position,
                     image_id,
                     attempt,

@@ -27,7 +27,7 @@ import numpy as np
 log = logging.getLogger(__name__)
 
 FEW_WORKERS = 2  # up to so many, threads are as fast
-_START_SECONDS = 120.0  # for importing the user's main module and unpickling the dataset
+START_SECONDS = 120.0  # for importing the user's main module and unpickling the dataset
 _PROGRAM = "import sys; from mrcnn_parallel.data import sample_server as s; s.main(sys.argv[1])"
 _TRIES = 2  # a sample whose process hangs or dies is tried once more, then given up
 
@@ -90,7 +90,10 @@ class SampleProcesses:
         self._lock = threading.Lock()
         self._server = None
         self._replaced = 0
-        self._launch()
+        try:
+            self._launch()
+        except OSError as error:  # no memory files, or no more processes allowed
+            raise ProcessesUnavailable(f"the system refuses: {error}.") from error
 
     def make(self, position, image_id, attempt, out, name):
         """Like SampleMaker.make.
@@ -225,8 +228,8 @@ class _Server:
                 self._control.send(self._startup)
                 self._startup = None
                 send_handle(self._control, self._memory, self._process.pid)
-                if not self._control.poll(_START_SECONDS):
-                    raise TimeoutError(f"it took more than {_START_SECONDS:g} s")
+                if not self._control.poll(START_SECONDS):
+                    raise TimeoutError(f"it took more than {START_SECONDS:g} s")
                 self._failure = self._control.recv()
             if self._failure is not None:
                 raise ProcessesUnavailable(f"the loading processes don't start: {self._failure}.")

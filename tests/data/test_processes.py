@@ -201,11 +201,11 @@ class TestFaults:
         assert "In a loading process:" in notes and "in load_image" in notes
 
     @pytest.mark.parametrize(
-        "what, says", [(hang, "hangs after 0.5 s (Config.LOADER_TIMEOUT)"), (die, "died")]
+        "what, says", [(hang, "hangs after 1.5 s (Config.LOADER_TIMEOUT)"), (die, "died")]
     )
     def test_a_process_that_fails_once_is_replaced(self, what, says, tmp_path, caplog):
         dataset = Faulty(what, 5, tmp_path)
-        with loader_of(dataset, LOADER_TIMEOUT=0.5) as loader:
+        with loader_of(dataset, LOADER_TIMEOUT=1.5) as loader:
             batches = [loader[i][0] for i in range(4)]
             assert loader.bad_samples.count == 0
         with loader_of(SyntheticDataset(8), 0) as loader:
@@ -221,7 +221,7 @@ class TestFaults:
         ],
     )
     def test_an_image_that_always_fails_so_is_a_bad_sample(self, what, error):
-        with loader_of(Faulty(what, 5), LOADER_TIMEOUT=0.5) as loader:
+        with loader_of(Faulty(what, 5), LOADER_TIMEOUT=1.5) as loader:
             seen = [image_id for i in range(4) for image_id in ids(loader[i][0])]
             assert error in loader.bad_samples.summary()
         assert seen[:5] == [0, 1, 2, 3, 4] and seen[5] != 5 and seen[6:] == [6, 7]
