@@ -272,10 +272,9 @@ class MaskRCNN:
                         lambda epoch: self.checkpoint_path.format(epoch=epoch),
                     ),
                     training_callbacks.TensorBoardScalars(self.log_dir),
-                    *([training_callbacks.ProgressBar()] if sys.stdout.isatty() else []),
                     *(custom_callbacks or []),
                 ],
-                verbose=0 if sys.stdout.isatty() else 2,
+                verbose=1 if sys.stdout.isatty() else 2,
             )
         self.epoch = max(self.epoch, epochs)
         return history

@@ -318,8 +318,8 @@ def _edges(size_in, size_out):
         centre = (np.arange(after) + 0.5) * (before / after) - 0.5
         inside.append(np.clip(np.minimum(1 + centre, before - centre), 0, 1))
     edges = [np.flatnonzero(weights < 1) for weights in inside]
-    weights = inside[0][:, None, None] * inside[1][:, None]
-    return edges[0], weights[edges[0]], edges[1], weights[:, edges[1]]
+    rows, columns = inside[0][:, None, None], inside[1][:, None]
+    return edges[0], rows[edges[0]] * columns, edges[1], rows * columns[edges[1]]
 
 
 def mold_image(images, config):

@@ -11,6 +11,7 @@ import contextlib
 import functools
 import logging
 import os
+import threading
 
 import keras
 import numpy as np
@@ -20,6 +21,7 @@ from mrcnn_parallel.data.bad_samples import BadSamples
 from mrcnn_parallel.data.prefetch import Prefetcher
 from mrcnn_parallel.data.processes import (
     START_SECONDS,
+    LoaderClosed,
     ProcessesUnavailable,
     TooManyLost,
     sample_processes,
@@ -33,6 +35,10 @@ log = logging.getLogger(__name__)
 
 _FIRST_TRIES = 10  # images looked at for one that loads, when a loader is made
 _REPLACEMENTS = 20  # images tried in place of one that can't be loaded
+
+
+def _draw_order(image_ids, shuffle, seed, pass_number):
+    return sample_rng(seed, 1, pass_number).permutation(image_ids) if shuffle else image_ids
 
 
 def loader_workers(config):
@@ -108,8 +114,11 @@ class TrainingLoader(keras.utils.PyDataset):
         self.error = None
         self.bad_samples = BadSamples(config.BAD_SAMPLE_LIMIT)
         self._skips = config.ON_BAD_SAMPLE == "skip"
+        self._lock = threading.Lock()
         self._attempts, self._given_up = {}, {}  # by position, for samples whose threads hang
-        self._order = functools.lru_cache(maxsize=4)(self._draw_order)
+        # Without a reference to this object, which would keep its workers alive.
+        order = functools.partial(_draw_order, np.asarray(dataset.image_ids), shuffle, self.seed)
+        self._order = functools.lru_cache(maxsize=4)(order)
         anchors = None
         if config.RPN_TARGETS == "input":
             anchors = image_anchors_px(config, config.IMAGE_SHAPE)
@@ -166,10 +175,6 @@ class TrainingLoader(keras.utils.PyDataset):
         pass_number, place = divmod(position, len(self.dataset.image_ids))
         return int(self._order(pass_number)[place])
 
-    def _draw_order(self, pass_number):
-        image_ids = np.asarray(self.dataset.image_ids)
-        return self._rng(1, pass_number).permutation(image_ids) if self.shuffle else image_ids
-
     def _rng(self, *numbers):
         return sample_rng(self.seed, *numbers)
 
@@ -214,7 +219,7 @@ class TrainingLoader(keras.utils.PyDataset):
                 if (position, attempt) in self._given_up:
                     raise self._given_up[position, attempt]
                 item = self._make(position, image_id, attempt, images[part])
-            except (ProcessesUnavailable, TooManyLost):  # not this image's fault
+            except (LoaderClosed, ProcessesUnavailable, TooManyLost):  # not this image's fault
                 raise
             except Exception as error:
                 if not self._skips:
@@ -270,9 +275,16 @@ class TrainingLoader(keras.utils.PyDataset):
             except ProcessesUnavailable as error:
                 if self.config.LOADER_PROCESSES != "auto":
                     raise
-                log.warning("Threads load the images: %s", error)
-                self._processes = None
+                self._use_threads(error)
         return self._maker.make(position, image_id, attempt, out)
+
+    def _use_threads(self, error):
+        with self._lock:
+            if self._processes is None:
+                return  # another thread was first
+            self._processes = None
+        log.warning("Threads load the images: %s", error)
+        self._prefetcher.timeout = self.config.LOADER_TIMEOUT
 
     def _collate(self, items, images):
         samples = [sample for sample, *_ in items]

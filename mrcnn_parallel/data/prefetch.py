@@ -66,7 +66,7 @@ class Prefetcher:
     def __init__(self, owner, parts, workers, ahead, timeout, count=None):
         self._owner = weakref.ref(owner)
         self._parts, self._wanted, self._ahead = parts, workers, ahead
-        self._timeout, self._count = timeout, count
+        self.timeout, self._count = timeout, count
         self._condition = threading.Condition()
         self._batches, self._tasks = {}, collections.deque()
         self._workers, self._last, self._replaced = [], None, 0
@@ -81,7 +81,7 @@ class Prefetcher:
                 while not batch.done:
                     self._check_workers()
                     if not batch.done:
-                        self._condition.wait(min(1.0, self._timeout / 4))
+                        self._condition.wait(min(1.0, self.timeout / 4))
                 if self._batches.get(index) is batch:
                     del self._batches[index]
         except BaseException:  # Ctrl-C, or a loader that is stuck for good
@@ -152,7 +152,7 @@ class Prefetcher:
         now = time.monotonic()
         for worker in list(self._workers):
             alive = worker.thread.is_alive()
-            late = worker.task is not None and now - worker.started > self._timeout
+            late = worker.task is not None and now - worker.started > self.timeout
             if alive and not late:
                 continue
             self._workers.remove(worker)
@@ -173,7 +173,7 @@ class Prefetcher:
             batch.done = True
             return
         name = owner.name_part(batch.index, part)
-        seconds = f" after {self._timeout:g} s (Config.LOADER_TIMEOUT)" if what == "hangs" else ""
+        seconds = f" after {self.timeout:g} s (Config.LOADER_TIMEOUT)" if what == "hangs" else ""
         message = f"a loading thread {what}{seconds} while loading {name}"
         if self._replaced > 8 + 4 * self._wanted:
             raise RuntimeError(

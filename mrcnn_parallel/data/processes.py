@@ -10,16 +10,16 @@ import ast
 import contextlib
 import logging
 import mmap
+import multiprocessing
 import os
 import pickle
 import queue
 import signal
-import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import weakref
-from multiprocessing.connection import Connection
 from multiprocessing.reduction import send_handle
 
 import numpy as np
@@ -40,6 +40,10 @@ class TooManyLost(RuntimeError):
     """Processes hang or die again and again."""
 
 
+class LoaderClosed(RuntimeError):
+    """The processes were ended while they made a sample."""
+
+
 def sample_processes(maker, workers, wanted, timeout):
     """SampleProcesses, or None where threads are to make the samples.
 
@@ -51,7 +55,8 @@ def sample_processes(maker, workers, wanted, timeout):
     Raises:
         ProcessesUnavailable: wanted is True, but it is not possible.
     """
-    if not wanted or (wanted == "auto" and workers <= FEW_WORKERS):
+    few = workers <= FEW_WORKERS or sys.platform != "linux"
+    if not wanted or (wanted == "auto" and few):
         return None
     try:
         return SampleProcesses(maker, workers, timeout)
@@ -76,7 +81,7 @@ class SampleProcesses:
     """
 
     def __init__(self, maker, count, timeout):
-        if not hasattr(os, "memfd_create"):
+        if sys.platform != "linux":
             raise ProcessesUnavailable("that works on Linux only.")
         try:
             self._payload = pickle.dumps(maker)
@@ -84,7 +89,8 @@ class SampleProcesses:
             raise ProcessesUnavailable(
                 f"the dataset, config or augmentation can't be pickled: {error}"
             ) from error
-        self._main_file = _main_file() if b"__main__" in self._payload else None
+        names_main = b"__main__" in self._payload or b"__mp_main__" in self._payload
+        self._main_module = _main_module() if names_main else None
         self._shape, self._dtype = maker.image_shape, maker.image_dtype
         self._count, self._timeout = count, timeout
         self._lock = threading.Lock()
@@ -106,6 +112,7 @@ class SampleProcesses:
             RuntimeError: its process died, twice.
             ProcessesUnavailable: the processes don't start.
             TooManyLost: they hang or die again and again.
+            LoaderClosed: `close` was called meanwhile.
             Exception: what making it raised.
         """
         with self._lock:
@@ -117,6 +124,7 @@ class SampleProcesses:
             for tries in range(_TRIES):
                 lost = server.ask(number, (position, image_id, attempt), self._timeout)
                 if not isinstance(lost, str):
+                    self._replaced = 0
                     result, error = lost
                     if error is not None:
                         raise error
@@ -135,7 +143,7 @@ class SampleProcesses:
 
     def _launch(self):
         self._server = _Server(
-            self._count, self._shape, self._dtype, (self._main_file, self._payload)
+            self._count, self._shape, self._dtype, (self._main_module, self._payload)
         )
 
     def _note_lost(self, what, name, last):
@@ -146,7 +154,7 @@ class SampleProcesses:
             too_many = self._replaced > 8 + 4 * self._count
         if too_many:
             raise TooManyLost(
-                f"{self._replaced} loading processes hung or died; the last: {message}."
+                f"{self._replaced} loading processes in a row hung or died; the last: {message}."
             )
         if last:
             raise (TimeoutError if what == "hangs" else RuntimeError)(f"{message}, twice.")
@@ -163,8 +171,7 @@ class _Server:
 
     def __init__(self, count, shape, dtype, startup):
         size = count * int(np.prod(shape)) * dtype.itemsize
-        self._memory = os.memfd_create("mrcnn_samples")
-        os.ftruncate(self._memory, size)
+        self._memory = _memory_file(size)
         self.images = np.ndarray((count, *shape), dtype, mmap.mmap(self._memory, size))
         self.free = queue.SimpleQueue()
         for number in range(count):
@@ -173,25 +180,31 @@ class _Server:
         self._lock = threading.Lock()
         self._startup, self._failure = startup, None
 
-        ours, theirs = socket.socketpair()
-        self._control = Connection(ours.detach())
+        self._control, theirs = multiprocessing.Pipe()
+        folders = [path or os.getcwd() for path in sys.path if isinstance(path, str)]
         environment = {
             **os.environ,
-            "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
+            "PYTHONPATH": os.pathsep.join(folders),
             "CUDA_VISIBLE_DEVICES": "-1",  # the main module may touch devices when imported
             "JAX_PLATFORMS": "cpu",
             "OMP_NUM_THREADS": "1",
             "OPENBLAS_NUM_THREADS": "1",
         }
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", _PROGRAM, str(theirs.fileno())],
-            pass_fds=[theirs.fileno()],
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,  # Ctrl-C is for the program that trains
-        )
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-c", _PROGRAM, str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,  # Ctrl-C is for the program that trains
+            )
+        except OSError:
+            os.close(self._memory)
+            raise
         theirs.close()
-        self._end = weakref.finalize(self, _end, self._process, self._control, self._memory)
+        self._end = weakref.finalize(
+            self, _end, os.getpid(), self._process, self._control, self._memory
+        )
 
     def ask(self, number, arguments, timeout):
         """Has a worker make a sample.
@@ -210,13 +223,17 @@ class _Server:
             what = "hangs"
         except (EOFError, OSError):
             what = "died"
-        if not self._end.alive:
-            raise RuntimeError("the loader was closed.")
+        self._check_open()
         self._workers[number] = None
         connection.close()
-        with contextlib.suppress(ProcessLookupError):  # where it died by itself
-            os.kill(process, signal.SIGKILL)
+        if what == "hangs":  # one that died may have given its number to another program
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
         return what
+
+    def _check_open(self):
+        if not self._end.alive:
+            raise LoaderClosed("the loader was closed while it made a sample.")
 
     def end(self):
         self._end()
@@ -227,26 +244,44 @@ class _Server:
             if self._startup is not None:
                 self._control.send(self._startup)
                 self._startup = None
-                send_handle(self._control, self._memory, self._process.pid)
+                self._send_handle(self._memory)
                 if not self._control.poll(START_SECONDS):
                     raise TimeoutError(f"it took more than {START_SECONDS:g} s")
                 self._failure = self._control.recv()
             if self._failure is not None:
                 raise ProcessesUnavailable(f"the loading processes don't start: {self._failure}.")
-            ours, theirs = socket.socketpair()
+            ours, theirs = multiprocessing.Pipe()
             self._control.send(number)
-            send_handle(self._control, theirs.fileno(), self._process.pid)
+            self._send_handle(theirs.fileno())
             theirs.close()
-            return Connection(ours.detach()), self._control.recv()
+            return ours, self._control.recv()
         except (EOFError, OSError) as error:
+            self._check_open()
             self._failure = f"{type(error).__name__}: {error}".rstrip(": .")
             raise ProcessesUnavailable(
                 f"the loading processes don't start: {self._failure}."
             ) from error
 
+    def _send_handle(self, descriptor):
+        send_handle(self._control, descriptor, self._process.pid)
+        os.set_blocking(self._control.fileno(), True)  # which socket.setdefaulttimeout changes
 
-def _end(process, control, memory):
-    """Ends a server and its workers, whatever they do."""
+
+def _memory_file(size):
+    """Descriptor of a file that has no name and, where the system has such, lies in memory."""
+    if hasattr(os, "memfd_create"):  # not in every build of Python
+        descriptor = os.memfd_create("mrcnn_samples")
+    else:
+        with tempfile.TemporaryFile() as file:
+            descriptor = os.dup(file.fileno())
+    os.ftruncate(descriptor, size)
+    return descriptor
+
+
+def _end(owner, process, control, memory):
+    """Ends a server and its workers, whatever they do; does nothing in a copy of its owner."""
+    if os.getpid() != owner:
+        return
     with contextlib.suppress(ProcessLookupError):  # where all have ended by themselves
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
@@ -254,8 +289,8 @@ def _end(process, control, memory):
     os.close(memory)
 
 
-def _main_file():
-    """The main module's file, for a process that needs the classes in it.
+def _main_module():
+    """How multiprocessing.spawn.prepare finds the main module, whose classes a process needs.
 
     Raises:
         ProcessesUnavailable: there is none, or importing it would run the whole script again.
@@ -273,13 +308,17 @@ def _main_file():
             f"{file} defines a class that they need and has no `if __name__ == '__main__':`, so "
             "that importing it would run it again; put what it does under that line."
         )
-    return file
+    found = {"init_main_from_path": file} if spec is None else {"init_main_from_name": spec.name}
+    return {"sys_argv": sys.argv, **found}
 
 
 def _is_guarded(file):
     """Whether a script has a top-level `if` that asks for `__name__`."""
-    with open(file, "rb") as source:
-        tree = ast.parse(source.read(), file)
+    try:
+        with open(file, "rb") as source:
+            tree = ast.parse(source.read(), file)
+    except (SyntaxError, ValueError, OSError):  # compiled, or not Python at all
+        return False
     tests = [statement.test for statement in tree.body if isinstance(statement, ast.If)]
     return any(
         isinstance(node, ast.Name) and node.id == "__name__"

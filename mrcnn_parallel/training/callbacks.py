@@ -1,45 +1,10 @@
-"""Callbacks that `MaskRCNN.train` adds: progress, checkpoints and TensorBoard curves."""
+"""Callbacks that `MaskRCNN.train` adds: checkpoints and TensorBoard curves."""
 
-import collections
 import logging
-import time
 
 import keras
 
-from mrcnn_parallel import backend
-
 log = logging.getLogger(__name__)
-
-
-class ProgressBar(keras.callbacks.ProgbarLogger):
-    """Keras's progress bar with losses and the time left, for which the devices never wait.
-
-    Keras's own reads the losses after each step, so that the next one is queued only when this one
-    has ended. This one reads them twice a second, those of steps that have ended already.
-    """
-
-    SECONDS = 0.5  # between two looks
-
-    def __init__(self):
-        super().__init__()
-        self._recent = collections.deque(maxlen=backend.STEPS_QUEUED + 1)
-        self._shown = 0.0
-
-    def set_params(self, params):
-        super().set_params({**params, "verbose": 1})  # `fit` has 0, so as not to add its own
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self._recent.clear()
-        super().on_epoch_begin(epoch, logs)
-
-    def on_train_batch_end(self, batch, logs=None):
-        self._recent.append((batch, logs))
-        now = time.monotonic()
-        if len(self._recent) > backend.STEPS_QUEUED and now - self._shown >= self.SECONDS:
-            self._shown = now
-            batch, logs = self._recent[0]
-            logs = {name: float(value) for name, value in (logs or {}).items()}
-            super().on_train_batch_end(batch, logs)
 
 
 class CheckpointWriter(keras.callbacks.Callback):

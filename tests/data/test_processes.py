@@ -1,10 +1,12 @@
 """The loader's processes: the same samples as threads make, and what becomes of those that fail."""
 
 import contextlib
+import gc
 import logging
 import os
 import pathlib
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -22,7 +24,7 @@ from mrcnn_parallel.data.processes import ProcessesUnavailable, TooManyLost
 from tests.data.synthetic import SyntheticConfig, SyntheticDataset
 
 pytestmark = [
-    pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="Linux only"),
+    pytest.mark.skipif(sys.platform != "linux", reason="Linux only"),
     pytest.mark.timeout(120),
 ]
 
@@ -42,10 +44,11 @@ class Faulty(SyntheticDataset):
 
     def __init__(self, what, at, folder=None, count=8):
         super().__init__(count)
-        self.what, self.at, self.note = what, at, folder and folder / "note"
+        self.at = [at] if isinstance(at, int) else at
+        self.what, self.note = what, folder and folder / "note"
 
     def load_image(self, image_id):
-        if image_id == self.at and self._is_due():
+        if image_id in self.at and self._is_due():
             self.what()
         return super().load_image(image_id)
 
@@ -162,6 +165,21 @@ class TestSamples:
         makers = {int(path.name) for path in tmp_path.iterdir()}
         assert len(makers - {os.getpid()}) == 2  # this one made the first look
 
+    def test_numpys_global_generator_differs_from_sample_to_sample(self):
+        runs = []
+        for workers in (2, 3):
+            with loader_of(RandomImages(8), workers) as loader:
+                runs.append([int(image[0, 0, 0]) for i in range(4) for image in loader[i][0][0]])
+        assert len(set(runs[0])) > 4
+        assert runs[0] == runs[1]
+
+
+class RandomImages(SyntheticDataset):
+    """Draws from the state that all processes inherit, as Matterport's users do."""
+
+    def load_image(self, image_id):
+        return np.full((64, 64, 3), np.random.randint(1, 255), np.uint8)
+
 
 class Recording(SyntheticDataset):
     """Notes the number of each process that loads an image."""
@@ -227,11 +245,17 @@ class TestFaults:
         assert seen[:5] == [0, 1, 2, 3, 4] and seen[5] != 5 and seen[6:] == [6, 7]
 
     def test_when_they_die_again_and_again_it_ends_with_an_error(self):
+        with (
+            loader_of(Faulty(die, range(1, 8)), 1, BAD_SAMPLE_LIMIT=1) as loader,
+            pytest.raises(TooManyLost, match="13 loading processes in a row hung or died; the"),
+        ):
+            [loader[i] for i in range(1, 3)]
+
+    def test_one_image_does_not_end_it_however_often_it_comes(self):
         with loader_of(Faulty(die, 2), 1, BAD_SAMPLE_LIMIT=1) as loader:
-            with pytest.raises(TooManyLost, match="13 loading processes hung or died; the last"):
-                for i in range(1, 100, 4):  # image 2, which every pass of 8 has once
-                    loader[i]
-            assert loader.bad_samples.count == 6
+            for i in range(1, 40, 4):  # image 2, which every pass of 8 has once
+                loader[i]
+            assert loader.bad_samples.count >= 10  # and what replaces it may be itself
 
     def test_the_server_dies(self, caplog):
         """Then nothing can be loaded in processes any more."""
@@ -271,10 +295,102 @@ class TestChoice:
             assert not loader.uses_processes and ids(loader[0][0]) == [0, 1]
         assert "Threads load the images, since processes can't: the dataset, config" in caplog.text
 
-    def test_elsewhere_than_on_linux(self, monkeypatch):
-        monkeypatch.delattr(os, "memfd_create")
+    def test_elsewhere_than_on_linux(self, monkeypatch, caplog):
+        monkeypatch.setattr(sys, "platform", "darwin")
         with pytest.raises(ProcessesUnavailable, match="Linux only"):
             loader_of(SyntheticDataset(4)).__enter__()
+        with loader_of(SyntheticDataset(4), 3, LOADER_PROCESSES="auto") as loader:
+            assert not loader.uses_processes
+        assert not caplog.text
+
+
+class TestSurroundings:
+    """What other code of a program may have changed."""
+
+    def check(self):
+        with loader_of(SyntheticDataset(4)) as loader, loader_of(SyntheticDataset(4), 0) as other:
+            assert same(loader[0][0], other[0][0]) and same(loader[1][0], other[1][0])
+
+    def test_without_memory_files(self, monkeypatch):
+        monkeypatch.delattr(os, "memfd_create")
+        self.check()
+
+    def test_paths_that_are_no_strings(self, monkeypatch):
+        monkeypatch.setattr(sys, "path", [*sys.path, pathlib.Path("elsewhere")])
+        self.check()
+
+    def test_files_named_like_modules(self, tmp_path, monkeypatch):
+        (tmp_path / "random.py").write_text("raise ImportError('the wrong one')")
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
+        self.check()
+
+    def test_sockets_with_a_timeout(self):
+        before = socket.getdefaulttimeout()
+        socket.setdefaulttimeout(20)
+        try:
+            self.check()
+        finally:
+            socket.setdefaulttimeout(before)
+
+    @pytest.mark.filterwarnings("ignore:.*fork:RuntimeWarning")  # JAX's; the child ends at once
+    def test_a_fork_of_the_program_ends_nothing(self):
+        with loader_of(SyntheticDataset(8)) as loader:
+            first = loader[0][0]
+            child = os.fork()
+            if child == 0:
+                loader._processes._server.end()  # as its exit would
+                os._exit(0)
+            os.waitpid(child, 0)
+            assert same(loader[0][0], first)
+
+
+class Slow(SyntheticDataset):
+    """Takes four seconds, in processes."""
+
+    def __init__(self):
+        super().__init__(8)
+        self.program = os.getpid()
+
+    def load_image(self, image_id):
+        if os.getpid() != self.program:
+            time.sleep(4)
+        return super().load_image(image_id)
+
+
+def test_closing_in_the_middle_of_samples(caplog):
+    with loader_of(Slow()) as loader:
+        errors = []
+
+        def ask():
+            try:
+                loader[0]
+            except RuntimeError as error:
+                errors.append(str(error))
+
+        asking = threading.Thread(target=ask)
+        asking.start()
+        time.sleep(1)
+        loader.close()
+        asking.join(20)
+        assert errors == ["the loader was closed."]
+        wait_until_gone()
+        time.sleep(0.5)
+        assert not children()
+        assert loader.bad_samples.count == 0 and loader.uses_processes
+    assert not caplog.text
+
+
+def test_it_ends_with_the_loader():
+    config = SyntheticConfig(LOADER_PROCESSES=True)
+    loader = TrainingLoader(SyntheticDataset(4), config, seed=5, workers=2)
+    loader[0]
+    gc.disable()  # no cycle holds it
+    try:
+        del loader
+        wait_until_gone()
+    finally:
+        gc.enable()
 
 
 SCRIPT = """
@@ -300,15 +416,18 @@ GUARD
 """
 
 
+GUARD = 'if __name__ == "__main__":'
+
+
 class TestScripts:
-    def run(self, tmp_path, guard, *arguments):
-        script = tmp_path / "script.py"
-        script.write_text(textwrap.dedent(SCRIPT).replace("GUARD", guard))
+    def run(self, tmp_path, guard, *arguments, start=("script.py",)):
+        (tmp_path / "script.py").write_text(textwrap.dedent(SCRIPT).replace("GUARD", guard))
         root = pathlib.Path(processes.__file__).parents[2]
         environment = {**os.environ, "PYTHONPATH": str(root)}
         return subprocess.run(
-            [sys.executable, script, *arguments],
+            [sys.executable, *start, *arguments],
             env=environment,
+            cwd=tmp_path,
             capture_output=True,
             text=True,
             timeout=100,
@@ -316,7 +435,17 @@ class TestScripts:
         )
 
     def test_a_class_of_the_script(self, tmp_path):
-        done = self.run(tmp_path, 'if __name__ == "__main__":')
+        done = self.run(tmp_path, GUARD)
+        assert done.stdout == "True (2, 64, 64, 3) (2, 64, 64, 3)\n", done.stderr
+
+    def test_a_module_of_a_package(self, tmp_path):
+        package = tmp_path / "package"
+        package.mkdir()
+        (package / "__init__.py").touch()
+        (package / "other.py").write_text("import sys\n\nint(sys.argv[1])")
+        text = "from . import other\n" + textwrap.dedent(SCRIPT).replace("GUARD", GUARD)
+        (package / "script.py").write_text(text)
+        done = self.run(tmp_path, GUARD, "7", start=("-m", "package.script"))
         assert done.stdout == "True (2, 64, 64, 3) (2, 64, 64, 3)\n", done.stderr
 
     def test_a_script_that_can_not_be_imported(self, tmp_path):
@@ -325,7 +454,7 @@ class TestScripts:
         assert "has no `if __name__ == '__main__':`" in done.stderr
 
     def test_no_process_outlives_it(self, tmp_path):
-        done = self.run(tmp_path, 'if __name__ == "__main__":', "kill")
+        done = self.run(tmp_path, GUARD, "kill")
         assert done.returncode == -signal.SIGKILL  # the fixture looks for what is left
 
 
