@@ -205,7 +205,8 @@ class Watch:
     """Notes the rate of each epoch of `fit` and the process's memory, and ends it in time.
 
     Attributes:
-        rates: images a second of each epoch. memory_mib: after each. seconds: in all.
+        rates: images a second of each epoch. seconds: in all.
+        memory_mib: after each epoch, of this process and of those that it started.
     """
 
     def __init__(self, images_an_epoch, limit_seconds):
@@ -231,7 +232,7 @@ class Watch:
 
 
 def _memory_mib():
-    """RAM of this process and all that descend from it, shared pages counted once (Linux)."""
+    """RAM of this process, and of all that descend from it, shared pages counted once (Linux)."""
     parents = {}
     for file in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):  # it has ended meanwhile
@@ -239,12 +240,13 @@ def _memory_mib():
     family = {os.getpid()}
     while found := {pid for pid, parent in parents.items() if parent in family} - family:
         family |= found
-    total = 0.0
+    own = others = 0.0
     for pid in family:
         with contextlib.suppress(OSError):
             lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-            total += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
-    return total / 1024
+            mib = sum(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024
+            own, others = (own + mib, others) if pid == os.getpid() else (own, others + mib)
+    return own, others
 
 
 def train_fed(arguments, folder):
@@ -280,6 +282,8 @@ def train_fed(arguments, folder):
         )
     in_memory += [_rate(step, arguments.steps) for _ in range(arguments.windows)]
     fed, memory = statistics.median(watch.rates), watch.memory_mib
+    quarter = max(1, len(memory) // 4)
+    own, others = zip(*memory, strict=True)
     row = {
         "device": timing.device_name(),
         "workers": arguments.workers[0],
@@ -291,13 +295,14 @@ def train_fed(arguments, folder):
         "seconds": watch.seconds,
         "memory_mib": memory,
     }
-    quarter = max(1, len(memory) // 4)
     print(
         f"{row['device']}, batch {step.images}, {row['workers']} {row['loader']}: in memory "
         f"{row['in_memory_images_per_second']:.1f} images/s, fed {fed:.1f} ({row['fed_share']:.1%})"
-        f" over {watch.seconds:.0f} s; memory {statistics.mean(memory[:quarter]):.0f} MiB in the "
-        f"first quarter, {statistics.mean(memory[-quarter:]):.0f} MiB in the last"
+        f" over {watch.seconds:.0f} s"
     )
+    for name, values in (("of this process", own), ("of its children", others)):
+        first, last = statistics.mean(values[:quarter]), statistics.mean(values[-quarter:])
+        print(f"memory {name}: {first:.0f} MiB in the first quarter, {last:.0f} MiB in the last")
     return [row]
 
 
