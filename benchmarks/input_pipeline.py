@@ -224,8 +224,9 @@ class Watch:
             if epoch or self.limit == 0:  # the first one waits for the first batches
                 self.rates.append(self.images / (now - last))
                 self.memory_mib.append(_memory_mib())
-            last, self.seconds = now, now - started
+            self.seconds = now - started
             callback.model.stop_training = bool(self.rates) and self.seconds >= self.limit
+            last = time.perf_counter()  # reading the memory took a moment, in which nothing trained
 
         callback = keras.callbacks.LambdaCallback(on_epoch_end=on_epoch_end)
         return callback

@@ -201,14 +201,13 @@ STEPS_QUEUED = 2  # that wait for the device or run on it
 
 
 def step_function(function, network):
-    """A Keras train or test function that suits `network` and a loader that works ahead, on JAX.
+    """A Keras train or test function as training runs it on JAX.
 
     A ParallelModel's variables go to every device first. Keras puts them on the first one when it
     creates, loads or resets them; the step after that would copy them, and be compiled once more.
 
-    No more than STEPS_QUEUED steps are queued on the device. JAX would take any number, and a batch
-    that is sent to the device waits for all steps queued before: if every batch were used at once,
-    none would arrive while the device computes.
+    No more than STEPS_QUEUED steps are queued on the device: enough to keep it busy, and few enough
+    that a fast host neither fills its memory with batches nor runs far ahead of what it reports.
 
     Args:
         function: what keras.Model.make_train_function makes: (state, iterator) -> (logs, state).
