@@ -106,8 +106,6 @@ class TrainingLoader(keras.utils.PyDataset):
         super().__init__(workers=1)  # Keras's own threads can't be watched
         self.dataset, self.config = dataset, config
         self.batch_size = batch_size or config.BATCH_SIZE
-        self.shuffle, self.augmentation = shuffle, resolve_augmentation(augmentation)
-        self.no_augmentation_sources = set(no_augmentation_sources or ())
         self.seed = int(np.random.randint(2**31)) if seed is None else int(seed)
         self.start_batch, self._num_batches = start_batch, num_batches
         self._place = place or (lambda batch: batch)
@@ -122,15 +120,15 @@ class TrainingLoader(keras.utils.PyDataset):
         anchors = None
         if config.RPN_TARGETS == "input":
             anchors = image_anchors_px(config, config.IMAGE_SHAPE)
-        self.image_dtype = np.uint8 if self._first_dtype() == np.uint8 else np.float32
+        augmentation = resolve_augmentation(augmentation)
         self._maker = SampleMaker(
             dataset,
             config,
-            self.augmentation,
-            self.no_augmentation_sources,
+            augmentation,
+            set(no_augmentation_sources or ()),
             self.seed,
             anchors,
-            self.image_dtype,
+            np.uint8 if self._first_dtype() == np.uint8 else np.float32,
         )
         workers = loader_workers(config) if workers is None else workers
         self._prefetcher = self._processes = None
@@ -202,8 +200,7 @@ class TrainingLoader(keras.utils.PyDataset):
 
     def new_batch(self, index):
         """Room for the images of a batch, which its parts are written to."""
-        shape = tuple(int(side) for side in self.config.IMAGE_SHAPE)
-        return np.empty((self.batch_size, *shape), self.image_dtype)
+        return np.empty((self.batch_size, *self._maker.image_shape), self._maker.image_dtype)
 
     def make_part(self, index, part, images):
         """One sample of a batch, its image written to images[part].

@@ -2,8 +2,8 @@
 
 A batch is made of parts (samples), each by whichever thread is free; the thread that makes the last
 part joins them, which includes sending the batch to the devices. Decoding, resizing and copying let
-other threads run, so two threads came within a tenth to a sixth of two processes with shared memory
-(docs/input_pipeline.md), without their start-up time, memory, and pickled datasets.
+other threads run, which is enough for two of them; where there are more, each has a process make
+its parts, see processes.py.
 
 Python can't end a thread. One that takes longer than the timeout is left alone and its result will
 be ignored; another takes its place. No more than `ahead` batches exist at a time.
@@ -17,9 +17,35 @@ import weakref
 
 log = logging.getLogger(__name__)
 
-_TRIES = 2  # a part whose thread hangs or dies is tried once more, then given up
+TRIES = 2  # a part whose thread hangs or dies is tried once more, then given up
 _JOIN_SECONDS = 2.0  # that `close` waits for threads in the middle of something
 _WHOLE = -1  # instead of a part's number: joining the parts
+
+
+def describe_loss(worker, what, timeout, name):
+    """A sentence without its end: "a loading thread hangs after 3 s (...) while loading image 7".
+
+    Args:
+        worker: "thread" or "process". what: "hangs" or "died".
+        timeout: seconds. name: of the image.
+    """
+    seconds = f" after {timeout:g} s (Config.LOADER_TIMEOUT)" if what == "hangs" else ""
+    return f"a loading {worker} {what}{seconds} while loading {name}"
+
+
+def warn_of_loss(message):
+    """Logs what describe_loss returned, for a part that is made again."""
+    log.warning("%s%s; another takes its place.", message[0].upper(), message[1:])
+
+
+def loss_error(what, message):
+    """The error for a part that was lost as often as it may be."""
+    return (TimeoutError if what == "hangs" else RuntimeError)(f"{message}, twice.")
+
+
+def most_losses(workers):
+    """How many of so many workers may be replaced."""
+    return 8 + 4 * workers
 
 
 class _Batch:
@@ -173,19 +199,17 @@ class Prefetcher:
             batch.done = True
             return
         name = owner.name_part(batch.index, part)
-        seconds = f" after {self.timeout:g} s (Config.LOADER_TIMEOUT)" if what == "hangs" else ""
-        message = f"a loading thread {what}{seconds} while loading {name}"
-        if self._replaced > 8 + 4 * self._wanted:
+        message = describe_loss("thread", what, self.timeout, name)
+        if self._replaced > most_losses(self._wanted):
             raise RuntimeError(
                 f"{self._replaced} loading threads hung or died; the last: {message}."
             )
-        log.warning("%s%s; another takes its place.", message[0].upper(), message[1:])
+        warn_of_loss(message)
         batch.tries[part] += 1
-        if batch.tries[part] >= _TRIES:
+        if batch.tries[part] >= TRIES:
             batch.tries[part] = 0
-            kind = TimeoutError if what == "hangs" else RuntimeError
             try:
-                owner.give_up(batch.index, part, kind(message + ", twice."))
+                owner.give_up(batch.index, part, loss_error(what, message))
             except Exception as error:
                 batch.error, batch.done = error, True
                 return

@@ -24,12 +24,19 @@ from multiprocessing.reduction import send_handle
 
 import numpy as np
 
+from mrcnn_parallel.data.prefetch import (
+    TRIES,
+    describe_loss,
+    loss_error,
+    most_losses,
+    warn_of_loss,
+)
+
 log = logging.getLogger(__name__)
 
 FEW_WORKERS = 2  # up to so many, threads are as fast
 START_SECONDS = 120.0  # for importing the user's main module and unpickling the dataset
 _PROGRAM = "import sys; from mrcnn_parallel.data import sample_server as s; s.main(sys.argv[1])"
-_TRIES = 2  # a sample whose process hangs or dies is tried once more, then given up
 
 
 class ProcessesUnavailable(RuntimeError):
@@ -42,6 +49,10 @@ class TooManyLost(RuntimeError):
 
 class LoaderClosed(RuntimeError):
     """The processes were ended while they made a sample."""
+
+
+class _Lost(Exception):
+    """A worker is gone, and its sample; the argument is "hangs" or "died"."""
 
 
 def sample_processes(maker, workers, wanted, timeout):
@@ -121,16 +132,17 @@ class SampleProcesses:
             server = self._server
         number = server.free.get()
         try:
-            for tries in range(_TRIES):
-                lost = server.ask(number, (position, image_id, attempt), self._timeout)
-                if not isinstance(lost, str):
-                    self._replaced = 0
-                    result, error = lost
-                    if error is not None:
-                        raise error
-                    out[...] = server.images[number]
-                    return result
-                self._note_lost(lost, name(), last=tries == _TRIES - 1)
+            for tries in range(1, TRIES + 1):
+                try:
+                    result, error = server.ask(number, (position, image_id, attempt), self._timeout)
+                except _Lost as lost:
+                    self._note_lost(str(lost), name(), last=tries == TRIES)
+                    continue
+                self._replaced = 0
+                if error is not None:
+                    raise error
+                out[...] = server.images[number]
+                return result
         finally:
             server.free.put(number)
 
@@ -147,18 +159,17 @@ class SampleProcesses:
         )
 
     def _note_lost(self, what, name, last):
-        seconds = f" after {self._timeout:g} s (Config.LOADER_TIMEOUT)" if what == "hangs" else ""
-        message = f"a loading process {what}{seconds} while loading {name}"
+        message = describe_loss("process", what, self._timeout, name)
         with self._lock:
             self._replaced += 1
-            too_many = self._replaced > 8 + 4 * self._count
+            too_many = self._replaced > most_losses(self._count)
         if too_many:
             raise TooManyLost(
                 f"{self._replaced} loading processes in a row hung or died; the last: {message}."
             )
         if last:
-            raise (TimeoutError if what == "hangs" else RuntimeError)(f"{message}, twice.")
-        log.warning("%s%s; another takes its place.", message[0].upper(), message[1:])
+            raise loss_error(what, message)
+        warn_of_loss(message)
 
 
 class _Server:
@@ -210,7 +221,11 @@ class _Server:
         """Has a worker make a sample.
 
         Returns:
-            (result, error) as the worker sent it; or "hangs" or "died", and it is ended.
+            (result, error) as the worker sent it.
+
+        Raises:
+            _Lost: it hangs, or has died; it is ended.
+            LoaderClosed: so is the server.
         """
         with self._lock:
             worker = self._workers[number] or self._start(number)
@@ -229,7 +244,7 @@ class _Server:
         if what == "hangs":  # one that died may have given its number to another program
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
-        return what
+        raise _Lost(what)
 
     def _check_open(self):
         if not self._end.alive:

@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import textwrap
 import threading
 import time
 import uuid
@@ -416,12 +415,16 @@ GUARD
 """
 
 
+def script(guard):
+    return SCRIPT.replace("GUARD", guard)
+
+
 GUARD = 'if __name__ == "__main__":'
 
 
 class TestScripts:
     def run(self, tmp_path, guard, *arguments, start=("script.py",)):
-        (tmp_path / "script.py").write_text(textwrap.dedent(SCRIPT).replace("GUARD", guard))
+        (tmp_path / "script.py").write_text(script(guard))
         root = pathlib.Path(processes.__file__).parents[2]
         environment = {**os.environ, "PYTHONPATH": str(root)}
         return subprocess.run(
@@ -443,7 +446,7 @@ class TestScripts:
         package.mkdir()
         (package / "__init__.py").touch()
         (package / "other.py").write_text("import sys\n\nint(sys.argv[1])")
-        text = "from . import other\n" + textwrap.dedent(SCRIPT).replace("GUARD", GUARD)
+        text = "from . import other\n" + script(GUARD)
         (package / "script.py").write_text(text)
         done = self.run(tmp_path, GUARD, "7", start=("-m", "package.script"))
         assert done.stdout == "True (2, 64, 64, 3) (2, 64, 64, 3)\n", done.stderr
