@@ -233,7 +233,11 @@ class Watch:
 
 
 def _memory_mib():
-    """RAM of this process, and of all that descend from it, shared pages counted once (Linux)."""
+    """RAM of this process, and of all that descend from it (Linux).
+
+    Shared pages are counted once. Pages of files are left out: they are the system's cache, and
+    how many count here depends on who else has the same libraries open.
+    """
     parents = {}
     for file in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):  # it has ended meanwhile
@@ -245,7 +249,8 @@ def _memory_mib():
     for pid in family:
         with contextlib.suppress(OSError):
             lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-            mib = sum(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024
+            kib = [int(x.split()[1]) for x in lines if x.startswith(("Pss_Anon:", "Pss_Shmem:"))]
+            mib = sum(kib) / 1024
             own, others = (own + mib, others) if pid == os.getpid() else (own, others + mib)
     return own, others
 

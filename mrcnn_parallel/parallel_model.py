@@ -16,8 +16,8 @@ averages outputs of shape (), concatenates the others on axis 0, and assigns the
 
     TensorFlow  a replica is ops under `tf.device`, forward and backward, fed with its slice of
                 the batch, which is cut in host memory
-    JAX         the replicas are one `jax.shard_map` over a 1-D mesh; in a compiled step all
-                gradients meet in a single all-reduce
+    JAX         the replicas are one `jax.shard_map` over a 1-D mesh; gradients are summed in a
+                few large pieces, while the backward pass still makes the next ones
 
 In this file: ParallelModel and its checks; for each family of Keras (3, tf_keras) the graph of the
 wrapper, the Replicate layer and what that Keras does in its own way; for each engine (TensorFlow,
@@ -42,6 +42,9 @@ _SUPPORTED = "ParallelModel wraps a functional keras.Model, or a Sequential one 
 # Replica i adds i times this to the seed of every random generator, so that replica 0 draws what
 # the model alone draws. 2**32 / golden ratio: its multiples stay far apart modulo 2**32.
 _SEED_STEP = 0x9E3779B9
+# JAX sums gradients in pieces of this many bytes or more: large enough to use the links well, small
+# enough that the first ones travel while the backward pass makes the others.
+_PIECE_BYTES = 32 * 2**20
 
 
 def _of_inner_model(name):
@@ -990,11 +993,16 @@ class _Jax:
         return jax.tree.map(place, batch)
 
     def replicate(self, values):
-        def place(x):
-            there = getattr(x, "sharding", None) == self.on_all
-            return x if there else self.jax.device_put(x, self.on_all)
-
-        return values if self.count == 1 else self.jax.tree.map(place, values)
+        if self.count == 1:
+            return values
+        leaves, tree = self.jax.tree.flatten(values)
+        strangers = {
+            k: x for k, x in enumerate(leaves) if getattr(x, "sharding", None) != self.on_all
+        }
+        if not strangers:
+            return values
+        placed = self.jax.device_put(strangers, self.on_all)  # one call is faster than many
+        return self.jax.tree.unflatten(tree, [placed.get(k, x) for k, x in enumerate(leaves)])
 
     def run(self, body, values, inputs, differentiable, training, scalar):
         """Runs `body(values, rows, seed_shift)` on each device; its results, merged."""
@@ -1009,7 +1017,10 @@ class _Jax:
         if not any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves((values, inputs))):
             values, inputs = self.replicate(values), self.shard_batch(inputs)
 
-        def replica(values, inputs):
+        groups = self._groups(values, differentiable) if training else []
+
+        def replica(pieces, values, inputs):
+            values = self._separated(pieces, values, groups)
             index = jax.lax.axis_index("replica").astype("uint32")
             shift = functools.partial(jnp.add, jnp.array([_SEED_STEP, 0], "uint32") * index)
             outputs, masks, losses, updates = body(values, inputs, seed_shift=shift)
@@ -1020,14 +1031,18 @@ class _Jax:
         replicas = jax.shard_map(
             replica,
             mesh=self.mesh,
-            in_specs=(self.whole, self.rows),
+            in_specs=(self.whole, self.whole, self.rows),
             out_specs=(self.rows, self.rows, self.rows, self.whole),
             # Types of varying values would refuse ordinary models: a loop that starts from zeros,
             # as in recurrent layers. And each weight's gradient is now summed once, at the border.
             check_vma=False,
         )
+
+        def run(values, inputs):
+            return replicas(self._joined(values, groups), values, inputs)
+
         # jit: without it, a call outside of a compiled step would run operation by operation
-        outputs, masks, losses, updates = jax.jit(replicas)(values, inputs)
+        outputs, masks, losses, updates = jax.jit(run)(values, inputs)
 
         def merge(x, is_scalar=False):
             if is_scalar:
@@ -1040,6 +1055,36 @@ class _Jax:
             [merge(x, True) for x in losses],
             updates,
         )
+
+    # What goes into the replicas as one array has its gradient summed over the devices as one. XLA
+    # joins sums too, but so late that it copies each gradient out of the sum before it is used. As
+    # for the values, XLA sees that each is a part of what was joined, and copies nothing.
+
+    def _groups(self, values, differentiable):
+        """Positions of the values that get gradients, in groups to join: of one dtype, last first.
+
+        The backward pass makes the gradients of the last layers first.
+        """
+        groups = {}
+        for k in reversed([k for k, has_gradient in enumerate(differentiable) if has_gradient]):
+            of_dtype = groups.setdefault(values[k].dtype, [[]])
+            if sum(values[i].size for i in of_dtype[-1]) * values[k].dtype.itemsize >= _PIECE_BYTES:
+                of_dtype.append([])
+            of_dtype[-1].append(k)
+        return [group for of_dtype in groups.values() for group in of_dtype]
+
+    def _joined(self, values, groups):
+        flat = [[values[k].reshape(-1) for k in group] for group in groups]
+        return [self.jax.lax.concatenate(parts, 0) for parts in flat]
+
+    def _separated(self, pieces, values, groups):
+        """`values`, with those in groups read from `pieces`."""
+        values = list(values)
+        for piece, group in zip(pieces, groups, strict=True):
+            parts = self.jax.lax.split(piece, [values[k].size for k in group])
+            for k, part in zip(group, parts, strict=True):
+                values[k] = part.reshape(values[k].shape)
+        return values
 
     def _merge_update(self, value):
         """The mean over replicas; of integers, such as seeds and counters, the first one's."""

@@ -1,5 +1,6 @@
 """Where ParallelModel's replicas, their gradients, data and variables really are."""
 
+import functools
 import logging
 import re
 from collections import Counter
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from keras import layers
 
+from mrcnn_parallel import parallel_model
 from mrcnn_parallel.parallel_model import ParallelModel
 from tests.parallel_models import (
     ON_JAX,
@@ -123,17 +125,41 @@ def test_a_step_is_one_program_whose_only_collectives_are_all_reduces():
     batch = list(data(8))
     parallel.train_on_batch(batch)
     lowered = lowered_step(parallel, batch)
-    # one for each trainable weight's gradient (6) and each moving statistic (2)
-    assert lowered.as_text().count("stablehlo.all_reduce") == 8
+    # one for all gradients, joined, and one for each moving statistic (2)
+    assert lowered.as_text().count("stablehlo.all_reduce") == 3
     compiled = lowered.compile()
     kinds = "all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter"
     counted = Counter(re.findall(rf" ({kinds})(?:-start)?\(", compiled.as_text()))
     assert set(counted) == {"all-reduce"}
-    assert counted["all-reduce"] <= 9  # these and the loss; newer XLA makes them one on CPU too
+    assert counted["all-reduce"] <= 4  # these and the loss; newer XLA makes them one on CPU too
     from jax.sharding import PartitionSpec
 
     (_, arguments), _ = compiled.input_shardings
     assert {s.spec for s in keras.tree.flatten(arguments) if s} == {PartitionSpec("replica")}
+
+
+@jax_only
+def test_gradients_are_summed_in_pieces_of_one_dtype_the_last_layers_first(monkeypatch):
+    # hidden: 4x8 and 8 values, wide: 8x6 and 6 in 16 bits, prediction: 6x1 and 1
+    monkeypatch.setattr(parallel_model, "_PIECE_BYTES", 7 * 4 + 1)
+    wide = functools.partial(layers.Dense, 6, dtype=keras.DTypePolicy("bfloat16"))
+    parallel = TrainOnOutput(loss_model(hidden, wide), 2)
+    parallel.compile(optimizer="sgd")
+    batch = list(data(4))
+    parallel.train_on_batch(batch)
+    text = lowered_step(parallel, batch).as_text()
+    pieces = re.findall(r"all_reduce.*?\}\) : \(tensor<(\w+)>\)", text, flags=re.DOTALL)
+    assert sorted(pieces) == ["15xf32", "32xf32", "54xbf16"]
+
+
+@jax_only
+def test_joining_weights_copies_none_of_them():
+    parallel = TrainOnOutput(loss_model(hidden), 2)
+    parallel.compile(optimizer="sgd")
+    batch = list(data(4))
+    parallel.train_on_batch(batch)
+    text = lowered_step(parallel, batch).compile().as_text()
+    assert text.count(" concatenate(") == 1  # of the gradients
 
 
 @jax_only

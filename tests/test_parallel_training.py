@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from keras import layers, ops
 
+from mrcnn_parallel import parallel_model
 from mrcnn_parallel.parallel_model import ParallelModel
 from tests.parallel_models import (
     ON_JAX,
@@ -35,6 +36,23 @@ def test_training_on_a_loss_that_the_model_makes(count, jit_replicas):
     parallel = compiled(TrainOnOutput(loss_model(), count, jit_replicas=jit_replicas))
     single = compiled(alone(loss_model()))
     assert_same_training(parallel, single, [([x, y], None) for x, y in batches()])
+
+
+@pytest.mark.parametrize("piece_bytes", [1, 40, 10**9])
+def test_training_with_gradients_in_pieces_of_any_size(piece_bytes, monkeypatch):
+    monkeypatch.setattr(parallel_model, "_PIECE_BYTES", piece_bytes)
+
+    def build():
+        model = loss_model(hidden, lambda: layers.Dense(6, name="frozen"), hidden_16_bits)
+        model.get_layer("frozen").trainable = False
+        return model
+
+    parallel, single = compiled(TrainOnOutput(build(), 2)), compiled(alone(build()))
+    assert_same_training(parallel, single, [([x, y], None) for x, y in batches()], 1e-2)
+
+
+def hidden_16_bits():
+    return layers.Dense(5, dtype=keras.DTypePolicy("bfloat16"), name="hidden_16_bits")
 
 
 def test_training_on_a_compiled_loss():
