@@ -5,8 +5,15 @@ from pathlib import Path
 
 import keras
 import numpy as np
+import pytest
 
 GOLDENS = Path(__file__).parent / "goldens"
+
+
+# For long tests of code that knows neither engine.
+once = pytest.mark.skipif(
+    keras.backend.backend() == "jax", reason="knows no engine: runs with TensorFlow"
+)
 
 
 def golden(name):

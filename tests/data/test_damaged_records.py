@@ -17,6 +17,9 @@ from PIL import Image
 from mrcnn_parallel.data.checks.images import check_image
 from mrcnn_parallel.data.formats import load_dataset
 from tests.data import annotated
+from tests.helpers import once
+
+pytestmark = once
 
 
 def fuzz(examples):

@@ -21,6 +21,7 @@ from mrcnn_parallel.data import processes
 from mrcnn_parallel.data.loader import TrainingLoader, loader_workers, original_errors
 from mrcnn_parallel.data.processes import ProcessesUnavailable, TooManyLost
 from tests.data.synthetic import SyntheticConfig, SyntheticDataset
+from tests.helpers import once
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="Linux only"),
@@ -193,6 +194,7 @@ class Recording(SyntheticDataset):
         return super().load_image(image_id)
 
 
+@once
 class TestFaults:
     @pytest.mark.parametrize(
         "what, error",
@@ -422,6 +424,7 @@ def script(guard):
 GUARD = 'if __name__ == "__main__":'
 
 
+@once
 class TestScripts:
     def run(self, tmp_path, guard, *arguments, start=("script.py",)):
         (tmp_path / "script.py").write_text(script(guard))
