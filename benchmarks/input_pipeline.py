@@ -245,14 +245,13 @@ def _memory_mib():
     family = {os.getpid()}
     while found := {pid for pid, parent in parents.items() if parent in family} - family:
         family |= found
-    own = others = 0.0
+    mib = {}
     for pid in family:
         with contextlib.suppress(OSError):
             lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
             kib = [int(x.split()[1]) for x in lines if x.startswith(("Pss_Anon:", "Pss_Shmem:"))]
-            mib = sum(kib) / 1024
-            own, others = (own + mib, others) if pid == os.getpid() else (own, others + mib)
-    return own, others
+            mib[pid] = sum(kib) / 1024
+    return mib.pop(os.getpid(), 0.0), sum(mib.values())
 
 
 def train_fed(arguments, folder):

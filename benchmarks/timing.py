@@ -153,13 +153,12 @@ def time_all_reduce(model, sums=20, repeats=5):
 
     size = sum(int(np.prod(variable.shape)) for variable in model.trainable_variables)
     mesh = Mesh(np.array(jax.local_devices()[: model.gpu_count]), ("replica",))
+    rows = PartitionSpec("replica")
 
+    @functools.partial(jax.shard_map, mesh=mesh, in_specs=rows, out_specs=rows, check_vma=False)
     def summed_often(gradients):
         return jax.lax.fori_loop(0, sums, lambda _, x: jax.lax.pmean(x, "replica"), gradients)
 
-    rows = PartitionSpec("replica")
-    settings = {"in_specs": rows, "out_specs": rows, "check_vma": False}
-    summed_often = jax.shard_map(summed_often, mesh=mesh, **settings)
     program = jax.jit(lambda: summed_often(jax.numpy.zeros(size * model.gpu_count)))
     return _median_ms(lambda: jax.block_until_ready(program()), repeats) / sums
 

@@ -104,10 +104,14 @@ def test_weights_live_on_every_device_and_the_step_is_compiled_once(caplog):
         assert {shard.device for shard in value.addressable_shards} == set(jax.devices()[:count])
 
 
-def lowered_step(parallel, batch):
-    """The training step, lowered by JAX as Keras' fit does it."""
+def lowered_step(model, count, rows):
+    """The step of `model` on `count` devices after one on `rows` rows, lowered as fit does it."""
     import jax
 
+    parallel = TrainOnOutput(model, count)
+    parallel.compile(optimizer="sgd")
+    batch = list(data(rows))
+    parallel.train_on_batch(batch)
     groups = (
         parallel.trainable_variables,
         parallel.non_trainable_variables,
@@ -120,11 +124,7 @@ def lowered_step(parallel, batch):
 
 @jax_only
 def test_a_step_is_one_program_whose_only_collectives_are_all_reduces():
-    parallel = TrainOnOutput(loss_model(hidden, layers.BatchNormalization), 4)
-    parallel.compile(optimizer="sgd")
-    batch = list(data(8))
-    parallel.train_on_batch(batch)
-    lowered = lowered_step(parallel, batch)
+    lowered = lowered_step(loss_model(hidden, layers.BatchNormalization), count=4, rows=8)
     # one for all gradients, joined, and one for each moving statistic (2)
     assert lowered.as_text().count("stablehlo.all_reduce") == 3
     compiled = lowered.compile()
@@ -143,32 +143,20 @@ def test_gradients_are_summed_in_pieces_of_one_dtype_the_last_layers_first(monke
     # hidden: 4x8 and 8 values, wide: 8x6 and 6 in 16 bits, prediction: 6x1 and 1
     monkeypatch.setattr(parallel_model, "_PIECE_BYTES", 7 * 4 + 1)
     wide = functools.partial(layers.Dense, 6, dtype=keras.DTypePolicy("bfloat16"))
-    parallel = TrainOnOutput(loss_model(hidden, wide), 2)
-    parallel.compile(optimizer="sgd")
-    batch = list(data(4))
-    parallel.train_on_batch(batch)
-    text = lowered_step(parallel, batch).as_text()
+    text = lowered_step(loss_model(hidden, wide), count=2, rows=4).as_text()
     pieces = re.findall(r"all_reduce.*?\}\) : \(tensor<(\w+)>\)", text, flags=re.DOTALL)
     assert sorted(pieces) == ["15xf32", "32xf32", "54xbf16"]
 
 
 @jax_only
 def test_joining_weights_copies_none_of_them():
-    parallel = TrainOnOutput(loss_model(hidden), 2)
-    parallel.compile(optimizer="sgd")
-    batch = list(data(4))
-    parallel.train_on_batch(batch)
-    text = lowered_step(parallel, batch).compile().as_text()
+    text = lowered_step(loss_model(hidden), count=2, rows=4).compile().as_text()
     assert text.count(" concatenate(") == 1  # of the gradients
 
 
 @jax_only
 def test_every_replica_computes_on_its_own_rows_only():
-    parallel = TrainOnOutput(loss_model(hidden), 4)
-    parallel.compile(optimizer="sgd")
-    batch = list(data(12))
-    parallel.train_on_batch(batch)
-    text = lowered_step(parallel, batch).as_text()
+    text = lowered_step(loss_model(hidden), count=4, rows=12).as_text()
     rows = {int(n) for n in re.findall(r"dot_general.*: \(tensor<(\d+)x4xf32>, tensor<4x8", text)}
     assert rows == {3}
 

@@ -57,9 +57,9 @@ def test_equals_greedy(kind, threshold):
         assert list(np.flatnonzero(keep[image])) == expected
 
 
-@pytest.mark.parametrize(("tile", "count"), [(1, 16), (7, 50), (64, 50), (1000, 50)])
-def test_tile_size_changes_nothing(tile, count):
-    boxes = scenes("clusters", count)
+@pytest.mark.parametrize("tile", [1, 7, 64, 1000])
+def test_tile_size_changes_nothing(tile):
+    boxes = scenes("clusters", 50)
     keep = compiled(lambda b: nms.greedy_keep(b, 0.4, tile=tile), boxes)
     for image in range(len(boxes)):
         assert list(np.flatnonzero(keep[image])) == greedy(boxes[image].astype(np.float64), 0.4)
