@@ -7,6 +7,8 @@ import collections
 import logging
 import os
 
+from mrcnn_parallel.parallel_model import accepted_compiler_options, train_function_with
+
 log = logging.getLogger(__name__)
 
 
@@ -198,6 +200,26 @@ def jit_compile(gpu_count):
 
 
 STEPS_QUEUED = 2  # that wait for the device or run on it
+# What XLA puts into CUDA graphs by default, and loops (WHILE): NMS repeats until nothing changes,
+# and outside of a graph the GPU waits for the host before each repetition.
+_GRAPHS = "FUSION,CUBLAS,CUBLASLT,CUDNN,CUSTOM_CALL,DYNAMIC_SLICE_FUSION,CONDITIONAL,WHILE"
+
+
+def train_function(model, network):
+    """A Keras train function as training runs it on JAX: see `step_function` and CUDA graphs.
+
+    Args:
+        model: a keras.Model whose train_function Keras has made.
+        network: the ParallelModel in it, or its model on one device.
+    """
+    import keras
+
+    if keras.backend.backend() != "jax":
+        return model.train_function
+    options = dict(getattr(network, "compiler_options", {}))
+    if gpus() and "xla_gpu_enable_command_buffer" not in os.environ.get("XLA_FLAGS", ""):
+        options |= accepted_compiler_options({"xla_gpu_enable_command_buffer": _GRAPHS})
+    return step_function(train_function_with(model, options), network)
 
 
 def step_function(function, network):

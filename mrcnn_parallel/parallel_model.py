@@ -17,7 +17,8 @@ averages outputs of shape (), concatenates the others on axis 0, and assigns the
     TensorFlow  a replica is ops under `tf.device`, forward and backward, fed with its slice of
                 the batch, which is cut in host memory
     JAX         the replicas are one `jax.shard_map` over a 1-D mesh; gradients are summed in a
-                few large pieces, while the backward pass still makes the next ones
+                few large pieces, while the backward pass still makes the next ones. Two devices
+                swap these pieces, which on GPUs their copy engines do, and add them
 
 In this file: ParallelModel and its checks; for each family of Keras (3, tf_keras) the graph of the
 wrapper, the Replicate layer and what that Keras does in its own way; for each engine (TensorFlow,
@@ -87,7 +88,11 @@ class ParallelModel:
     `predict` gives an output of shape () as one value a batch, shape (batches,).
 
     On JAX a loop of one's own, or the `fit` of a model that calls this one, should pass batches
-    through `shard_batch` and variables' values through `replicate` before each compiled step.
+    through `shard_batch` and variables' values through `replicate` before each compiled step, and
+    give `compiler_options` to `jax.jit`.
+
+    Between two devices, the gradients of layers that compute in bfloat16 travel in bfloat16; they
+    are added in the variables' own dtype.
 
     Args:
         keras_model: functional Model or built Sequential; inputs (B, ...), dicts and lists allowed.
@@ -171,6 +176,14 @@ class ParallelModel:
     def replicate(self, values):
         """A nest of variables' values, on every replica's device (TensorFlow: as they are)."""
         return self._engine.replicate(values)
+
+    @property
+    def compiler_options(self):
+        """What `jax.jit(step, compiler_options=...)` should be given for a training step; a dict.
+
+        `fit` does so by itself. Empty where there is nothing to set.
+        """
+        return dict(self._engine.compiler_options)
 
     def train_on_batch(self, x, y=None, sample_weight=None, **kwargs):
         """As `keras.Model.train_on_batch`."""
@@ -431,7 +444,7 @@ def _keras3_replicate():
                 functools.partial(self.run_replica, variables, bool(training)),
                 [variable.value for variable in variables],
                 inputs,
-                differentiable=[variable.trainable for variable in variables],
+                gradient_dtypes=self.gradient_dtypes(variables),
                 training=bool(training),
                 scalar=[len(output.shape) == 0 for output in self.model.outputs],
             )
@@ -443,6 +456,18 @@ def _keras3_replicate():
             for loss in losses:
                 self.add_loss(loss)
             return outputs
+
+        def gradient_dtypes(self, variables):
+            """The dtype each variable's gradient may travel in; None for those that get none.
+
+            Where a layer computes in bfloat16, its gradients have hardly more digits than that.
+            """
+            layers = [x for x in self.model._flatten_layers() if x.compute_dtype == "bfloat16"]
+            short = {id(variable) for layer in layers for variable in layer._trainable_variables}
+            return [
+                None if not v.trainable else "bfloat16" if id(v) in short else str(v.dtype)
+                for v in variables
+            ]
 
         def run_replica(self, variables, training, values, inputs, seed_shift):
             """One replica: (outputs, masks, losses, updates), two of them dicts by position."""
@@ -617,7 +642,7 @@ def _tf_keras_replicate():
                 functools.partial(self.run_replica, variables, training),
                 variables,
                 inputs,
-                differentiable=[variable.trainable for variable in variables],
+                gradient_dtypes=[v.dtype.name if v.trainable else None for v in variables],
                 training=phase if tf.is_tensor(phase) else bool(phase),
                 scalar=[output.shape.rank == 0 for output in model.outputs],
             )
@@ -743,6 +768,7 @@ def _own_batch_size(model, count):
 class _TensorFlow:
     """Replicas under `tf.device`; slices cut in host memory, merged where TensorFlow likes."""
 
+    compiler_options = {}
     _TOO_FEW = "ParallelModel: fewer rows in a training batch than replicas:"
     _WHOLE_BATCH = "A layer reshapes its rows to a number that a replica does not have"
 
@@ -766,9 +792,10 @@ class _TensorFlow:
     def replicate(self, values):
         return values
 
-    def run(self, body, values, inputs, differentiable, training, scalar):
+    def run(self, body, values, inputs, gradient_dtypes, training, scalar):
         """Runs `body(values, rows, seed_shift)` on each device; its results, merged."""
         tf = self.tf
+        differentiable = [dtype is not None for dtype in gradient_dtypes]
         values = [tf.convert_to_tensor(value) for value in values]  # read once, not per replica
         parts, trim = self._slices(inputs, training)
         results = []
@@ -1004,7 +1031,20 @@ class _Jax:
         placed = self.jax.device_put(strangers, self.on_all)  # one call is faster than many
         return self.jax.tree.unflatten(tree, [placed.get(k, x) for k, x in enumerate(leaves)])
 
-    def run(self, body, values, inputs, differentiable, training, scalar):
+    @functools.cached_property
+    def compiler_options(self):
+        if self.count != 2 or self.mesh.devices[0].platform != "gpu":
+            return {}
+        # Copies from GPU to GPU by the copy engines, which take no multiprocessors from the
+        # backward pass; where they can't reach each other's memory, NCCL does it all the same.
+        return accepted_compiler_options(
+            {
+                "xla_gpu_collective_permute_mode": "COLLECTIVES_PEER_MEMORY",
+                "xla_gpu_use_memcpy_local_p2p": True,  # the name in older versions
+            }
+        )
+
+    def run(self, body, values, inputs, gradient_dtypes, training, scalar):
         """Runs `body(values, rows, seed_shift)` on each device; its results, merged."""
         jax, jnp = self.jax, self.jax.numpy
         rows = _common_rows(jax.tree.leaves(inputs))
@@ -1017,10 +1057,10 @@ class _Jax:
         if not any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves((values, inputs))):
             values, inputs = self.replicate(values), self.shard_batch(inputs)
 
-        groups = self._groups(values, differentiable) if training else []
+        groups = self._groups(values, gradient_dtypes) if training else []
 
-        def replica(pieces, values, inputs):
-            values = self._separated(pieces, values, groups)
+        def replica(slots, values, inputs):
+            values = self._with_gradients_in_slots(values, slots, groups)
             index = jax.lax.axis_index("replica").astype("uint32")
             shift = functools.partial(jnp.add, jnp.array([_SEED_STEP, 0], "uint32") * index)
             outputs, masks, losses, updates = body(values, inputs, seed_shift=shift)
@@ -1028,21 +1068,20 @@ class _Jax:
             outputs, losses = ([x if x.ndim else x[None] for x in y] for y in (outputs, losses))
             return outputs, masks, losses, {k: self._merge_update(x) for k, x in updates.items()}
 
-        replicas = jax.shard_map(
+        replicas = self._on_each(
             replica,
-            mesh=self.mesh,
-            in_specs=(self.whole, self.whole, self.rows),
+            in_specs=(self.rows, self.whole, self.rows),
             out_specs=(self.rows, self.rows, self.rows, self.whole),
-            # Types of varying values would refuse ordinary models: a loop that starts from zeros,
-            # as in recurrent layers. And each weight's gradient is now summed once, at the border.
-            check_vma=False,
         )
 
         def run(values, inputs):
-            return replicas(self._joined(values, groups), values, inputs)
+            slots = self._slots(values, groups)
+            for k in itertools.chain(*(group for group, _ in groups)):
+                values[k] = jax.lax.stop_gradient(values[k])
+            return replicas(slots, values, inputs)
 
         # jit: without it, a call outside of a compiled step would run operation by operation
-        outputs, masks, losses, updates = jax.jit(run)(values, inputs)
+        outputs, masks, losses, updates = jax.jit(run)(list(values), inputs)
 
         def merge(x, is_scalar=False):
             if is_scalar:
@@ -1056,35 +1095,79 @@ class _Jax:
             updates,
         )
 
-    # What goes into the replicas as one array has its gradient summed over the devices as one. XLA
-    # joins sums too, but so late that it copies each gradient out of the sum before it is used. As
-    # for the values, XLA sees that each is a part of what was joined, and copies nothing.
+    def _on_each(self, function, in_specs, out_specs):
+        # Types of varying values (check_vma) would refuse ordinary models: a loop that starts from
+        # zeros, as in recurrent layers.
+        specs = {"in_specs": in_specs, "out_specs": out_specs, "check_vma": False}
+        return self.jax.shard_map(function, mesh=self.mesh, **specs)
 
-    def _groups(self, values, differentiable):
-        """Positions of the values that get gradients, in groups to join: of one dtype, last first.
+    # JAX would sum the gradient of each value by itself; Mask R-CNN has 266. XLA joins such sums,
+    # but so late that it copies each gradient out of the sum before it is used. So the replicas get
+    # a few more arrays, `slots`, that nothing reads: a slot's "gradient" is that of a whole group
+    # of values, joined and summed in the replicas. Outside, it is cut up into the values' own.
 
-        The backward pass makes the gradients of the last layers first.
+    def _groups(self, values, gradient_dtypes):
+        """[(positions, dtype)]: values whose gradients are joined, and the dtype these travel in.
+
+        The values of a group have one dtype. Last positions first, since the backward pass makes
+        the gradients of the last layers first.
         """
         groups = {}
-        for k in reversed([k for k, has_gradient in enumerate(differentiable) if has_gradient]):
-            of_dtype = groups.setdefault(values[k].dtype, [[]])
-            if sum(values[i].size for i in of_dtype[-1]) * values[k].dtype.itemsize >= _PIECE_BYTES:
-                of_dtype.append([])
-            of_dtype[-1].append(k)
-        return [group for of_dtype in groups.values() for group in of_dtype]
+        for k, dtype in reversed([*enumerate(gradient_dtypes)]):
+            if dtype is None:
+                continue
+            own = values[k].dtype
+            alike = groups.setdefault((own, dtype if self.count == 2 else own), [[]])
+            if sum(values[i].size for i in alike[-1]) * own.itemsize >= _PIECE_BYTES:
+                alike.append([])
+            alike[-1].append(k)
+        return [(group, dtype) for (_, dtype), alike in groups.items() for group in alike]
 
-    def _joined(self, values, groups):
-        flat = [[values[k].reshape(-1) for k in group] for group in groups]
-        return [self.jax.lax.concatenate(parts, 0) for parts in flat]
+    def _slots(self, values, groups):
+        """Zeros, (count, size) for each group, whose gradient is that of the group's values."""
+        jax = self.jax
 
-    def _separated(self, pieces, values, groups):
-        """`values`, with those in groups read from `pieces`."""
-        values = list(values)
-        for piece, group in zip(pieces, groups, strict=True):
-            parts = self.jax.lax.split(piece, [values[k].size for k in group])
-            for k, part in zip(group, parts, strict=True):
-                values[k] = part.reshape(values[k].shape)
-        return values
+        def make(values):
+            dtypes = [values[group[0]].dtype for group, _ in groups]
+            sizes = [sum(values[k].size for k in group) for group, _ in groups]
+            return [jax.numpy.zeros((self.count, n), x) for n, x in zip(sizes, dtypes, strict=True)]
+
+        def backward(_, gradients):
+            # each replica's own row is the sum over all of them
+            sums = self._on_each(lambda rows: [x[0] for x in rows], (self.rows,), self.whole)
+            found = [None] * len(values)
+            for total, (group, _) in zip(sums(gradients), groups, strict=True):
+                parts = jax.lax.split(total, [values[k].size for k in group])
+                for k, part in zip(group, parts, strict=True):
+                    found[k] = part.reshape(values[k].shape)
+            return (found,)
+
+        slots = jax.custom_vjp(make)
+        slots.defvjp(lambda values: (make(values), None), backward)
+        return slots(values)
+
+    def _with_gradients_in_slots(self, values, slots, groups):
+        """A replica's `values`, as they are; the groups' gradients, summed, go to `slots`."""
+        jax = self.jax
+
+        def backward(_, gradients):
+            sums = []
+            for group, dtype in groups:
+                parts = [gradients[k].reshape(-1).astype(dtype) for k in group]
+                total = self._sum(jax.lax.concatenate(parts, 0), gradients[group[0]].dtype)
+                sums.append(total[None])
+            return [None] * len(gradients), sums
+
+        passed = jax.custom_vjp(lambda values, slots: values)
+        passed.defvjp(lambda values, slots: (values, None), backward)
+        return passed(values, slots)
+
+    def _sum(self, piece, dtype):
+        """`piece` summed over the replicas, in `dtype`."""
+        if self.count == 2:
+            other = self.jax.lax.ppermute(piece, "replica", [(0, 1), (1, 0)])
+            return piece.astype(dtype) + other.astype(dtype)
+        return self.jax.lax.psum(piece.astype(dtype), "replica")
 
     def _merge_update(self, value):
         """The mean over replicas; of integers, such as seeds and counters, the first one's."""
@@ -1092,6 +1175,37 @@ class _Jax:
         if self.jax.numpy.issubdtype(value.dtype, self.jax.numpy.floating):
             return lax.pmean(value, "replica")
         return lax.all_gather(value, "replica")[0]
+
+
+def accepted_compiler_options(options):
+    """Those of `options`, a dict for `jax.jit(compiler_options=...)`, that this XLA knows."""
+    import jax
+
+    def accepted(name, value):
+        try:
+            jax.jit(lambda: 0, compiler_options={name: value}).lower().compile()
+        except jax.errors.JaxRuntimeError as error:
+            if "INVALID_ARGUMENT" not in str(error):
+                raise
+            return False
+        return True
+
+    return {name: value for name, value in options.items() if accepted(name, value)}
+
+
+def train_function_with(model, compiler_options):
+    """`model.train_function`, as Keras makes it on JAX, but compiled with options for XLA.
+
+    It stays as it is where there are none, and where it is more than one compiled step.
+    """
+    import jax
+    import keras
+
+    plain = model.jit_compile and not model.run_eagerly and model.steps_per_execution == 1
+    if not (compiler_options and plain and keras.distribution.distribution() is None):
+        return model.train_function
+    step = jax.jit(model.train_step, donate_argnums=0, compiler_options=compiler_options)
+    return lambda state, iterator: step(state, next(iterator))
 
 
 class _JaxTraining:
@@ -1148,7 +1262,7 @@ class _JaxTraining:
     def make_train_function(self, force=False):
         if self.train_function is None or force:
             super().make_train_function(force)
-            step = self._placed(self.train_function)
+            step = self._placed(train_function_with(self, self.compiler_options))
 
             def train(state, iterator):
                 try:

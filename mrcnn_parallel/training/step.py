@@ -52,7 +52,7 @@ class TrainingModel(keras.Model):
     def make_train_function(self, force=False):
         if self.train_function is None or force:
             super().make_train_function(force)
-            self.train_function = backend.step_function(self.train_function, self.network)
+            self.train_function = backend.train_function(self, self.network)
 
     def make_test_function(self, force=False):
         if self.test_function is None or force:
