@@ -149,18 +149,26 @@ def time_all_reduce(model, sums=20, repeats=5):
     Many sums make one program, so that what the host does for each call does not count.
     """
     import jax
-    from jax.sharding import Mesh, PartitionSpec
 
-    size = sum(int(np.prod(variable.shape)) for variable in model.trainable_variables)
-    mesh = Mesh(np.array(jax.local_devices()[: model.gpu_count]), ("replica",))
-    rows = PartitionSpec("replica")
+    engine, variables = model._engine, model.trainable_variables
+    dtypes = model._replicate.gradient_dtypes(variables)
+    groups = engine._groups([variable.value for variable in variables], dtypes)
+    sizes = [sum(variables[k].value.size for k in group) for group, _ in groups]
+    dtypes = [dtype for _, dtype in groups]
 
-    @functools.partial(jax.shard_map, mesh=mesh, in_specs=rows, out_specs=rows, check_vma=False)
-    def summed_often(gradients):
-        return jax.lax.fori_loop(0, sums, lambda _, x: jax.lax.pmean(x, "replica"), gradients)
+    def summed(_, pieces):
+        return [engine._sum(x, "float32").astype(x.dtype) for x in pieces]
 
-    program = jax.jit(lambda: summed_often(jax.numpy.zeros(size * model.gpu_count)))
-    return _median_ms(lambda: jax.block_until_ready(program()), repeats) / sums
+    def summed_often(pieces):
+        return jax.lax.fori_loop(0, sums, summed, pieces)
+
+    def zeros(size, dtype):
+        return jax.numpy.zeros((model.gpu_count, size), dtype)
+
+    on_each = engine._on_each(summed_often, (engine.rows,), engine.rows)
+    program = jax.jit(on_each, compiler_options=model.compiler_options)
+    pieces = jax.device_put([*map(zeros, sizes, dtypes)], engine.by_rows)
+    return _median_ms(lambda: jax.block_until_ready(program(pieces)), repeats) / sums
 
 
 def _median_ms(function, repeats):

@@ -200,25 +200,28 @@ def jit_compile(gpu_count):
 
 
 STEPS_QUEUED = 2  # that wait for the device or run on it
-# What XLA puts into CUDA graphs by default, and loops (WHILE): NMS repeats until nothing changes,
-# and outside of a graph the GPU waits for the host before each repetition.
+# What XLA puts into CUDA graphs by default, and loops (WHILE).
 _GRAPHS = "FUSION,CUBLAS,CUBLASLT,CUDNN,CUSTOM_CALL,DYNAMIC_SLICE_FUSION,CONDITIONAL,WHILE"
 
 
 def train_function(model, network):
-    """A Keras train function as training runs it on JAX: see `step_function` and CUDA graphs.
+    """A Keras train function as training runs it on JAX: see `step_function`; with XLA's options.
 
     Args:
         model: a keras.Model whose train_function Keras has made.
-        network: the ParallelModel in it, or its model on one device.
+        network: the ParallelModel in it, or a model on one device.
     """
     import keras
 
     if keras.backend.backend() != "jax":
         return model.train_function
-    options = dict(getattr(network, "compiler_options", {}))
-    if gpus() and "xla_gpu_enable_command_buffer" not in os.environ.get("XLA_FLAGS", ""):
-        options |= accepted_compiler_options({"xla_gpu_enable_command_buffer": _GRAPHS})
+    options = {}
+    if getattr(network, "gpu_count", 1) > 1:
+        options = network.compiler_options
+        if gpus() and "xla_gpu_enable_command_buffer" not in os.environ.get("XLA_FLAGS", ""):
+            # NMS repeats a step until nothing changes. Outside of a graph each GPU then waits for
+            # the host to look, and for the other GPUs, whose hosts took longer.
+            options |= accepted_compiler_options({"xla_gpu_enable_command_buffer": _GRAPHS})
     return step_function(train_function_with(model, options), network)
 
 

@@ -1005,6 +1005,7 @@ class _Jax:
         self.on_all = jax.sharding.NamedSharding(self.mesh, self.whole)
         self.by_rows = jax.sharding.NamedSharding(self.mesh, self.rows)
         self.local_count = sum(d.process_index == jax.process_index() for d in devices[:count])
+        self.platform = devices[0].platform
 
     def shard_batch(self, batch):
         jax = self.jax
@@ -1033,16 +1034,35 @@ class _Jax:
 
     @functools.cached_property
     def compiler_options(self):
-        if self.count != 2 or self.mesh.devices[0].platform != "gpu":
+        if self.count != 2 or self.local_count != 2 or self.platform != "gpu":
             return {}
         # Copies from GPU to GPU by the copy engines, which take no multiprocessors from the
-        # backward pass; where they can't reach each other's memory, NCCL does it all the same.
-        return accepted_compiler_options(
+        # backward pass; where these can't reach each other's memory, NCCL copies all the same.
+        options = accepted_compiler_options(
             {
                 "xla_gpu_collective_permute_mode": "COLLECTIVES_PEER_MEMORY",
                 "xla_gpu_use_memcpy_local_p2p": True,  # the name in older versions
             }
         )
+        if options and not self.swaps(options):
+            log.warning(
+                "Direct copies between %s arrive damaged, so gradients take another way. With "
+                "NVIDIA GPUs that is often the IOMMU's doing: see NCCL's documentation on PCI "
+                "Access Control Services.",
+                " and ".join(self.names),
+            )
+            return {}
+        return options
+
+    def swaps(self, options):
+        """Whether two devices receive what the other sent, in a program with these options."""
+        jax = self.jax
+        bits = np.random.default_rng(0).integers(0, 2**32, (2, 2**20), "uint32")
+        swap = self._on_each(self._of_other, (self.rows,), self.rows)
+        swap = jax.jit(swap, compiler_options=options)
+        sent = jax.make_array_from_callback(bits.shape, self.by_rows, lambda index: bits[index])
+        received = [(x.index, np.asarray(x.data)) for x in swap(sent).addressable_shards]
+        return all(np.array_equal(bits[::-1][index], rows) for index, rows in received)
 
     def run(self, body, values, inputs, gradient_dtypes, training, scalar):
         """Runs `body(values, rows, seed_shift)` on each device; its results, merged."""
@@ -1165,9 +1185,12 @@ class _Jax:
     def _sum(self, piece, dtype):
         """`piece` summed over the replicas, in `dtype`."""
         if self.count == 2:
-            other = self.jax.lax.ppermute(piece, "replica", [(0, 1), (1, 0)])
-            return piece.astype(dtype) + other.astype(dtype)
+            return piece.astype(dtype) + self._of_other(piece).astype(dtype)
         return self.jax.lax.psum(piece.astype(dtype), "replica")
+
+    def _of_other(self, x):
+        """What the other one of two replicas has as `x`."""
+        return self.jax.lax.ppermute(x, "replica", [(0, 1), (1, 0)])
 
     def _merge_update(self, value):
         """The mean over replicas; of integers, such as seeds and counters, the first one's."""

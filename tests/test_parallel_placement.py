@@ -139,13 +139,24 @@ def test_a_step_is_one_program_whose_only_collectives_are_all_reduces():
 
 
 @jax_only
-def test_gradients_are_summed_in_pieces_of_one_dtype_the_last_layers_first(monkeypatch):
-    # hidden: 4x8 and 8 values, wide: 8x6 and 6 in 16 bits, prediction: 6x1 and 1
+@pytest.mark.parametrize(
+    ("count", "collective", "expected"),
+    [
+        (2, "collective_permute", ["13xf32", "28xbf16", "32xf32", "54xbf16"]),
+        (3, "all_reduce", ["24xf32", "32xf32", "54xbf16", "8xf32", "9xf32"]),
+    ],
+)
+def test_gradients_are_summed_in_joined_pieces_the_last_layers_first(
+    count, collective, expected, monkeypatch
+):
+    """Two replicas swap bfloat16 where layers compute in it; three sum in the weights' dtype."""
+    # hidden: 4x8 and 8 values, wide: 8x6 and 6 in 16 bits, mixed: 6x4, 4, and prediction: 4x1 and 1
     monkeypatch.setattr(parallel_model, "_PIECE_BYTES", 7 * 4 + 1)
     wide = functools.partial(layers.Dense, 6, dtype=keras.DTypePolicy("bfloat16"))
-    text = lowered_step(loss_model(hidden, wide), count=2, rows=4).as_text()
-    pieces = re.findall(r"all_reduce.*?\}\) : \(tensor<(\w+)>\)", text, flags=re.DOTALL)
-    assert sorted(pieces) == ["15xf32", "32xf32", "54xbf16"]
+    mixed = functools.partial(layers.Dense, 4, dtype=keras.DTypePolicy("mixed_bfloat16"))
+    text = lowered_step(loss_model(hidden, wide, mixed), count, rows=6).as_text()
+    pieces = re.findall(rf"{collective}.*?: \(tensor<(\d+x\w+)>\)", text, flags=re.DOTALL)
+    assert sorted(pieces) == expected
 
 
 @jax_only
