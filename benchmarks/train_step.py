@@ -6,7 +6,8 @@
 
 The step is the one that `MaskRCNN.train` runs: forward, the five losses, L2, backward, clipping,
 SGD with momentum. Batches lie in the devices' memory. The contenders take turns, a window of steps
-each, and the median window counts. A JSON file of the same figures is written with --json.
+each, and the median window counts. Afterwards all GPUs must have the same weights, to the bit. A
+JSON file of the same figures is written with --json.
 """
 
 import argparse
@@ -193,6 +194,9 @@ def main(argv=None):
                 contenders.append(TorchvisionStep(arguments, batch, layout))
 
     rows = timing.compare(contenders, arguments.windows, arguments.steps)
+    for contender in contenders:
+        if isinstance(contender, OurStep) and contender.gpus > 1:
+            timing.check_replicas(contender.model.keras_model)
     title = f"Training step, {arguments.image_size} px, {arguments.backbone}"
     timing.print_table(title, rows)
     if arguments.breakdown:
