@@ -171,19 +171,6 @@ def time_all_reduce(model, sums=20, repeats=5):
     return _median_ms(lambda: jax.block_until_ready(program(pieces)), repeats) / sums
 
 
-def check_replicas(model):
-    """Raises RuntimeError unless a ParallelModel's weights are the same on all devices, to the bit.
-
-    On JAX each device has its own and updates them with the gradients that it received.
-    """
-    if keras.backend.backend() != "jax":
-        return
-    for variable in model.trainable_variables:
-        first, *others = (np.asarray(shard.data) for shard in variable.value.addressable_shards)
-        if not all(np.array_equal(first, other, equal_nan=True) for other in others):
-            raise RuntimeError(f"{variable.path} has other values on another device.")
-
-
 def _median_ms(function, repeats):
     function()
     times = []

@@ -196,7 +196,7 @@ def main(argv=None):
     rows = timing.compare(contenders, arguments.windows, arguments.steps)
     for contender in contenders:
         if isinstance(contender, OurStep) and contender.gpus > 1:
-            timing.check_replicas(contender.model.keras_model)
+            contender.model.keras_model.check_replicas()
     title = f"Training step, {arguments.image_size} px, {arguments.backbone}"
     timing.print_table(title, rows)
     if arguments.breakdown:

@@ -267,6 +267,7 @@ class MaskRCNN:
                 validation_steps=self.config.VALIDATION_STEPS if validation else None,
                 shuffle=False,  # the loader does
                 callbacks=[
+                    *self._replica_checks(),
                     training_callbacks.CheckpointWriter(
                         lambda path: weights.save_weights(self.keras_model, path),
                         lambda epoch: self.checkpoint_path.format(epoch=epoch),
@@ -278,6 +279,11 @@ class MaskRCNN:
             )
         self.epoch = max(self.epoch, epochs)
         return history
+
+    def _replica_checks(self):
+        """What comes before a checkpoint is written."""
+        parallel = isinstance(self.keras_model, ParallelModel)
+        return [training_callbacks.ReplicaCheck(self.keras_model)] if parallel else []
 
     def _loader(self, dataset, **options):
         config = self.config

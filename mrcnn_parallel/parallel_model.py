@@ -91,8 +91,8 @@ class ParallelModel:
     through `shard_batch` and variables' values through `replicate` before each compiled step, and
     give `compiler_options` to `jax.jit`.
 
-    Between two devices, the gradients of layers that compute in bfloat16 travel in bfloat16; they
-    are added in the variables' own dtype.
+    On JAX, two replicas swap gradients: in bfloat16 those of layers that compute in it. They are
+    added in the dtype of the variables.
 
     Args:
         keras_model: functional Model or built Sequential; inputs (B, ...), dicts and lists allowed.
@@ -184,6 +184,23 @@ class ParallelModel:
         `fit` does so by itself. Empty where there is nothing to set.
         """
         return dict(self._engine.compiler_options)
+
+    def check_replicas(self):
+        """Raises RuntimeError unless all devices have the same weights, to the bit.
+
+        On JAX each device updates weights of its own, with gradients that it received. Should
+        copies between devices arrive damaged, the replicas drift apart. TensorFlow has one copy.
+        """
+        variables = self.trainable_variables + self.non_trainable_variables
+        different = [variables[k].path for k in self._engine.different(variables)]
+        if different:
+            more = f" and {len(different) - 1} more" if different[1:] else ""
+            raise RuntimeError(
+                f"The replicas have come apart: {different[0]}{more} differ(s) between "
+                f"{', '.join(self.devices)}. Copies between these devices arrive damaged; check "
+                "the machine (NVIDIA GPUs: NVLink, IOMMU, PCI Access Control Services), or train "
+                "on one device, from a checkpoint."
+            )
 
     def train_on_batch(self, x, y=None, sample_weight=None, **kwargs):
         """As `keras.Model.train_on_batch`."""
@@ -792,6 +809,9 @@ class _TensorFlow:
     def replicate(self, values):
         return values
 
+    def different(self, variables):
+        return []
+
     def run(self, body, values, inputs, gradient_dtypes, training, scalar):
         """Runs `body(values, rows, seed_shift)` on each device; its results, merged."""
         tf = self.tf
@@ -1053,6 +1073,26 @@ class _Jax:
             )
             return {}
         return options
+
+    def different(self, variables):
+        """Positions of the variables of which the devices' copies differ."""
+        sums = np.asarray(self.checksums(self.replicate([v.value for v in variables])))
+        return np.flatnonzero((sums != sums[0]).any(axis=0))
+
+    @functools.cached_property
+    def checksums(self):
+        """A compiled function of values, on all devices -> (count, values) uint32."""
+        jax, jnp = self.jax, self.jax.numpy
+
+        def checksum(x):
+            x = x.reshape(-1).astype("uint8" if x.dtype == bool else x.dtype)
+            bits = jax.lax.bitcast_convert_type(x, f"uint{8 * x.dtype.itemsize}").astype("uint32")
+            return jnp.sum(bits * (2 * jnp.arange(x.size, dtype="uint32") + 1), dtype="uint32")
+
+        def of_all(values):
+            return jax.lax.all_gather(jnp.stack([checksum(x) for x in values]), "replica")
+
+        return jax.jit(self._on_each(of_all, (self.whole,), self.whole))
 
     def swaps(self, options):
         """Whether two devices receive what the other sent, in a program with these options."""

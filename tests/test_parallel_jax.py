@@ -1,4 +1,4 @@
-"""ParallelModel on JAX: how two replicas swap gradients, and with which options XLA compiles."""
+"""ParallelModel on JAX: how replicas stay equal, and with which options XLA compiles."""
 
 import logging
 
@@ -8,6 +8,7 @@ import pytest
 
 from mrcnn_parallel import parallel_model
 from mrcnn_parallel.parallel_model import ParallelModel, accepted_compiler_options
+from mrcnn_parallel.training.callbacks import CheckpointWriter, ReplicaCheck
 from tests.parallel_models import (
     ON_JAX,
     TrainOnOutput,
@@ -54,11 +55,58 @@ def test_mixed_bfloat16_trains_as_one_device_and_replicas_stay_equal_to_the_bit(
     parallel, single = compiled(TrainOnOutput(loss_model(), count)), compiled(alone(loss_model()))
     batches = [([x, y], None) for x, y in (data(12, seed=k) for k in range(5))]
     assert_same_training(parallel, single, batches, 2e-2)
+    parallel.check_replicas()
     for variable in parallel.trainable_variables + parallel.optimizer.variables:
         first, *others = (np.asarray(x.data) for x in variable.value.addressable_shards)
         assert len(others) == count - 1
         for other in others:
             np.testing.assert_array_equal(first, other)
+
+
+def damage(parallel, replica, change):
+    """Changes one replica's copy of the first kernel."""
+    import jax
+
+    kernel = parallel.trainable_variables[0]
+    value = parallel.replicate(kernel.value)
+    copies = [shard.data for shard in value.addressable_shards]
+    copies[replica] = change(copies[replica])
+    arrays = jax.make_array_from_single_device_arrays(value.shape, value.sharding, copies)
+    kernel._value = arrays
+
+
+@pytest.mark.parametrize(
+    "change",
+    [lambda x: x.at[2, 1].add(1e-7), lambda x: x[:, ::-1], lambda x: x.at[0, 0].set(float("nan"))],
+    ids=["a bit", "places", "nan"],
+)
+@pytest.mark.parametrize("replica", [0, 2])
+def test_replicas_that_come_apart_are_noticed(replica, change):
+    parallel = ParallelModel(regression_model(), 3)
+    parallel.check_replicas()
+    damage(parallel, replica, change)
+    with pytest.raises(RuntimeError, match="come apart: hidden/kernel differ") as caught:
+        parallel.check_replicas()
+    assert ", ".join(parallel.devices) in str(caught.value)
+
+
+def test_nothing_is_saved_of_replicas_that_came_apart():
+    class Damage(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 1:
+                damage(self.model, 1, lambda x: x + 1)
+
+    parallel, saved = ParallelModel(regression_model(), 2), []
+    callbacks = [
+        Damage(),
+        ReplicaCheck(parallel),
+        CheckpointWriter(saved.append, lambda epoch: f"epoch {epoch}"),
+    ]
+    x, y = data(8)
+    parallel.compile(loss="mse", optimizer=keras.optimizers.SGD(0.1))
+    with pytest.raises(RuntimeError, match="come apart"):
+        parallel.fit(x, y, batch_size=4, epochs=3, verbose=0, callbacks=callbacks)
+    assert saved == ["epoch 1"]
 
 
 # === Options for XLA ===

@@ -59,6 +59,7 @@ def test_training_on_a_compiled_loss():
     parallel = compiled(ParallelModel(regression_model(), 4), loss="mse", optimizer="adam")
     single = compiled(regression_model(), loss="mse", optimizer="adam")
     assert_same_training(parallel, single, batches())
+    parallel.check_replicas()
 
 
 def shared_siamese():

@@ -1,10 +1,25 @@
-"""Callbacks that `MaskRCNN.train` adds: checkpoints and TensorBoard curves."""
+"""Callbacks that `MaskRCNN.train` adds: checks, checkpoints and TensorBoard curves."""
 
 import logging
 
 import keras
 
 log = logging.getLogger(__name__)
+
+
+class ReplicaCheck(keras.callbacks.Callback):
+    """Stops training after an epoch in which a ParallelModel's replicas came apart.
+
+    Args:
+        network: the ParallelModel. Raises what its `check_replicas` does.
+    """
+
+    def __init__(self, network):
+        super().__init__()
+        self._network = network
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._network.check_replicas()
 
 
 class CheckpointWriter(keras.callbacks.Callback):
