@@ -90,6 +90,23 @@ def test_replicas_that_come_apart_are_noticed(replica, change):
     assert ", ".join(parallel.devices) in str(caught.value)
 
 
+@pytest.mark.parametrize("method", ["fit", "train_on_batch"])
+def test_gradients_that_arrive_damaged_are_noticed_after_a_step(method, monkeypatch):
+    arrived = parallel_model._Jax._of_other
+
+    def damaged(engine, x):  # on one replica, a part in a thousand
+        import jax
+
+        return arrived(engine, x) * (1 + 1e-3 * jax.lax.axis_index("replica"))
+
+    monkeypatch.setattr(parallel_model._Jax, "_of_other", damaged)
+    parallel = compiled(ParallelModel(regression_model(), 2), loss="mse")
+    parallel.check_replicas()
+    getattr(parallel, method)(*data(8))
+    with pytest.raises(RuntimeError, match=r"come apart: .* and 3 more"):
+        parallel.check_replicas()
+
+
 def test_nothing_is_saved_of_replicas_that_came_apart():
     class Damage(keras.callbacks.Callback):
         def on_epoch_begin(self, epoch, logs=None):
