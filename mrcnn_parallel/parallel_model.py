@@ -1066,8 +1066,8 @@ class _Jax:
         )
         if options and not self.swaps(options):
             log.warning(
-                "Direct copies between %s arrive damaged, so NCCL will carry the gradients. The "
-                "cause is often the IOMMU: see NCCL's documentation on PCI Access Control Services.",
+                "Direct copies between %s arrive damaged, so NCCL will carry the gradients. "
+                "Often that is the IOMMU's doing: see NCCL on PCI Access Control Services.",
                 " and ".join(self.names),
             )
             return {}
