@@ -151,10 +151,10 @@ def time_all_reduce(model, sums=20, repeats=5):
     import jax
 
     engine, variables = model._engine, model.trainable_variables
-    dtypes = model._replicate.gradient_dtypes(variables)
-    groups = engine._groups([variable.value for variable in variables], dtypes)
-    sizes = [sum(variables[k].value.size for k in group) for group, _ in groups]
-    dtypes = [dtype for _, dtype in groups]
+    values = [variable.value for variable in variables]
+    groups = engine._groups(values, model._replicate.gradient_dtypes(variables))
+    slots = zip(engine._slots(values, groups), groups, strict=True)
+    pieces = [slot.astype(dtype) for slot, (_, dtype) in slots]
 
     def summed(_, pieces):
         return [engine._sum(x, "float32").astype(x.dtype) for x in pieces]
@@ -162,12 +162,9 @@ def time_all_reduce(model, sums=20, repeats=5):
     def summed_often(pieces):
         return jax.lax.fori_loop(0, sums, summed, pieces)
 
-    def zeros(size, dtype):
-        return jax.numpy.zeros((model.gpu_count, size), dtype)
-
     on_each = engine._on_each(summed_often, (engine.rows,), engine.rows)
     program = jax.jit(on_each, compiler_options=model.compiler_options)
-    pieces = jax.device_put([*map(zeros, sizes, dtypes)], engine.by_rows)
+    pieces = jax.device_put(pieces, engine.by_rows)
     return _median_ms(lambda: jax.block_until_ready(program(pieces)), repeats) / sums
 
 

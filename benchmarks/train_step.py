@@ -185,22 +185,20 @@ def main(argv=None):
     arguments = parse_arguments(argv)
     logging.basicConfig(level=logging.WARNING)
     backend.expose_cpu_devices_without_gpu(max(arguments.gpus))
-    contenders = [
-        OurStep(arguments, batch, gpus) for gpus in arguments.gpus for batch in arguments.batch
-    ]
+    ours = [OurStep(arguments, batch, gpus) for gpus in arguments.gpus for batch in arguments.batch]
+    contenders = [*ours]
     if not arguments.no_torchvision and 1 in arguments.gpus and timing.has_torchvision():
         for batch in arguments.batch:
             for layout in arguments.torchvision_layouts:
                 contenders.append(TorchvisionStep(arguments, batch, layout))
 
     rows = timing.compare(contenders, arguments.windows, arguments.steps)
-    for contender in contenders:
-        if isinstance(contender, OurStep) and contender.gpus > 1:
-            contender.model.keras_model.check_replicas()
+    for step in ours:
+        if step.gpus > 1:
+            step.model.keras_model.check_replicas()
     title = f"Training step, {arguments.image_size} px, {arguments.backbone}"
     timing.print_table(title, rows)
     if arguments.breakdown:
-        ours = [c for c in contenders if isinstance(c, OurStep)]
         most = max(ours, key=lambda step: step.gpus)
         rows.append({"breakdown": breakdown(ours[0], rows[0]["ms"], most)})
     if arguments.json:

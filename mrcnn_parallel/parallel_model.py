@@ -1134,13 +1134,10 @@ class _Jax:
         )
 
         def run(values, inputs):
-            slots = self._slots(values, groups)
-            for k in itertools.chain(*(group for group, _ in groups)):
-                values[k] = jax.lax.stop_gradient(values[k])
-            return replicas(slots, values, inputs)
+            return replicas(self._slots(values, groups), values, inputs)
 
         # jit: without it, a call outside of a compiled step would run operation by operation
-        outputs, masks, losses, updates = jax.jit(run)(list(values), inputs)
+        outputs, masks, losses, updates = jax.jit(run)(values, inputs)
 
         def merge(x, is_scalar=False):
             if is_scalar:

@@ -26,10 +26,10 @@ PEER = "xla_gpu_collective_permute_mode"
 
 @pytest.fixture
 def gpus(monkeypatch):
-    """Makes an engine believe that its two devices are GPUs."""
+    """A function of a number -> an engine that believes its devices, that many, to be GPUs."""
 
-    def engine():
-        engine = ParallelModel(regression_model(), 2)._engine
+    def engine(count):
+        engine = ParallelModel(regression_model(), count)._engine
         monkeypatch.setattr(engine, "platform", "gpu")
         return engine
 
@@ -140,13 +140,11 @@ def test_cpus_need_no_options():
 
 
 def test_two_gpus_copy_directly(gpus):
-    assert gpus().compiler_options[PEER] == "COLLECTIVES_PEER_MEMORY"
+    assert gpus(2).compiler_options[PEER] == "COLLECTIVES_PEER_MEMORY"
 
 
-def test_three_gpus_do_not(monkeypatch):
-    engine = ParallelModel(regression_model(), 3)._engine
-    monkeypatch.setattr(engine, "platform", "gpu")
-    assert engine.compiler_options == {}
+def test_three_gpus_do_not(gpus):
+    assert gpus(3).compiler_options == {}
 
 
 @pytest.mark.parametrize("flaw", ["lost", "a bit"])
@@ -158,7 +156,7 @@ def test_direct_copies_that_arrive_damaged_are_not_used(flaw, gpus, monkeypatch,
             return x  # a replica's own stays in place
         return arrived(engine, x).at[0, 12345].set(0)
 
-    engine = gpus()
+    engine = gpus(2)
     assert engine.swaps({})
     monkeypatch.setattr(parallel_model._Jax, "_of_other", damaged)
     with caplog.at_level(logging.WARNING, parallel_model.__name__):
