@@ -288,47 +288,51 @@ def enable_compilation_cache():
     return folder
 
 
-def take_rows(table, index):
-    """table[index], whose gradient is summed in float32.
+def take_rows(table, indices):
+    """table[index] for each of some indices, with one gradient, which is summed in float32.
 
     In bfloat16 a row that is taken many times would lose small terms; and GPUs add float32 in one
-    instruction, bfloat16 in a loop.
+    instruction, bfloat16 in a loop. All indices add to one float32 table, since filling and reading
+    a table takes longer than adding to it.
 
     Args:
         table: (N, C).
-        index: (M,) int32.
+        indices: list of (M_i,) int32.
 
     Returns:
-        (M, C).
+        list of (M_i, C).
     """
     import keras
-    from keras import ops
 
-    rows, dtype = ops.shape(table)[0], table.dtype
-
-    def gradient(index, upstream):
-        total = ops.segment_sum(ops.cast(upstream, "float32"), index, num_segments=rows)
-        return ops.cast(total, dtype)
-
+    dtype = table.dtype
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
         @tf.custom_gradient
         def take(table):
-            return tf.gather(table, index), lambda upstream: gradient(index, upstream)
+            def gradient(*upstream):
+                upstream = tf.concat([tf.cast(x, "float32") for x in upstream], axis=0)
+                rows = tf.shape(table)[0]
+                total = tf.math.unsorted_segment_sum(upstream, tf.concat(indices, axis=0), rows)
+                return tf.cast(total, dtype)
+
+            return [tf.gather(table, index) for index in indices], gradient
 
         return take(table)
     import jax
 
     @jax.custom_vjp
-    def take(table, index):
-        return table[index]
+    def take(table, indices):
+        return [table[index] for index in indices]
 
-    take.defvjp(
-        lambda table, index: (table[index], index),
-        lambda index, upstream: (gradient(index, upstream), None),
-    )
-    return take(table, index)
+    def backward(indices, upstream):
+        total = jax.numpy.zeros(table.shape, "float32")
+        for index, values in zip(indices, upstream, strict=True):
+            total = total.at[index].add(values.astype("float32"))
+        return total.astype(dtype), None
+
+    take.defvjp(lambda table, indices: ([table[index] for index in indices], indices), backward)
+    return take(table, list(indices))
 
 
 def relu(x):

@@ -36,13 +36,15 @@ def match_anchors(anchors, gt_class_ids, gt_boxes):
     # anchors last, so that XLA keeps neither: it reduces both while it computes them.
     best_for_object = ops.max(box_ops.pairwise_iou(gt_boxes, anchors), axis=2)[:, None, :]
     iou = box_ops.pairwise_iou(anchors, gt_boxes)  # (B, N, G)
-    objects = (gt_class_ids > 0)[:, None, :]
-    best_for_anchor = ops.max(ops.where(objects, iou, 0.0), axis=2)  # (B, N)
-    is_best = objects & (best_for_object > 0) & (iou >= best_for_object * BEST)
-    positive = (best_for_anchor >= POSITIVE_IOU) | ops.any(is_best, axis=2)
-    crowd_iou = ops.max(ops.where((gt_class_ids < 0)[:, None, :], iou, 0.0), axis=2)
-    negative = (best_for_anchor < NEGATIVE_IOU) & (crowd_iou < CROWD_IOU)
-    return positive, negative & ops.logical_not(positive)
+    is_best = (best_for_object > 0) & (iou >= best_for_object * BEST)
+    # One reduction for all rules: an object's best anchors count as IoU 1, anchors on a crowd as
+    # one between the thresholds.
+    of_object = ops.where(is_best, 1.0, iou)
+    of_crowd = ops.where(iou < CROWD_IOU, 0.0, (NEGATIVE_IOU + POSITIVE_IOU) / 2)
+    kind = gt_class_ids[:, None, :]
+    overlap = ops.where(kind > 0, of_object, ops.where(kind < 0, of_crowd, 0.0))
+    overlap = ops.max(overlap, axis=2)  # (B, N)
+    return overlap >= POSITIVE_IOU, overlap < NEGATIVE_IOU
 
 
 @keras.saving.register_keras_serializable("mrcnn_parallel")
@@ -99,4 +101,38 @@ class RPNTargetLayer(ConfiguredLayer):
         return (
             keras.KerasTensor((batch, count, 1), "int32"),
             keras.KerasTensor((batch, total, 4), "float32"),
+        )
+
+
+@keras.saving.register_keras_serializable("mrcnn_parallel")
+class SampledAnchors(ConfiguredLayer):
+    """The few anchors that have a loss.
+
+    Args:
+        config: a Config.
+
+    Call argument: rpn_match (B, N, 1) int: 1 positive, -1 negative, 0 neutral.
+
+    Returns:
+        anchor_ids: (B, S) int32, the first S = RPN_TRAIN_ANCHORS_PER_IMAGE anchors that are not
+            neutral, in order, then others.
+        match: (B, S, 1) int32, their rpn_match; 0 for those others.
+    """
+
+    FIELDS = ("RPN_TRAIN_ANCHORS_PER_IMAGE",)
+
+    def call(self, rpn_match):
+        match = ops.cast(rpn_match[..., 0], "int32")  # (B, N)
+        count = min(self.settings.RPN_TRAIN_ANCHORS_PER_IMAGE, match.shape[1])
+        anchor_ids, found = nms.first_true(match != 0, count)  # (B, S)
+        match = ops.where(found, ops.take_along_axis(match, anchor_ids, axis=1), 0)
+        # Others: all different, since many gradients of one anchor's cells would queue up.
+        anchor_ids = ops.where(found, anchor_ids, ops.arange(count, dtype="int32")[None, :])
+        return anchor_ids, match[..., None]
+
+    def compute_output_spec(self, rpn_match):
+        batch, anchors = rpn_match.shape[:2]
+        count = min(self.settings.RPN_TRAIN_ANCHORS_PER_IMAGE, anchors)
+        return keras.KerasTensor((batch, count), "int32"), keras.KerasTensor(
+            (batch, count, 1), "int32"
         )

@@ -111,27 +111,39 @@ class BatchNorm(KL.BatchNormalization):
 
 @keras.saving.register_keras_serializable("mrcnn_parallel")
 class JoinedConv2D(KL.Layer):
-    """Several 1x1 convolutions of the same input as one.
+    """Deferred convolutions of the same input, kernel size, strides and padding, as one.
+
+    Args:
+        strides, padding: of the convolutions.
+        **kwargs: Keras's.
 
     Call argument, one list: what each deferred Conv2D returns, one after the other.
 
     Returns:
-        list of (B, H, W, filters), one a convolution.
+        list of (..., H', W', filters), one a convolution.
     """
 
-    def __init__(self, **kwargs):
+    def __init__(self, strides=(1, 1), padding="valid", **kwargs):
         kwargs["autocast"] = False
         super().__init__(**kwargs)
+        self.strides = tuple(strides)
+        self.padding = padding
 
     def call(self, inputs):
         kernels, biases = inputs[1::3], inputs[2::3]
         kernel, bias = ops.concatenate(kernels, axis=-1), ops.concatenate(biases, axis=0)
-        outputs = convolve(inputs[0], kernel, bias, (1, 1), "valid")
+        outputs = convolve(inputs[0], kernel, bias, self.strides, self.padding)
         ends = [sum(x.shape[0] for x in biases[: i + 1]) for i in range(len(biases) - 1)]
-        return ops.split(outputs, ends, axis=-1)
+        return ops.split(outputs, ends, axis=-1) if ends else [outputs]
 
     def compute_output_spec(self, inputs):
-        return [_convolution_spec(inputs[0], k, (1, 1), "valid") for k in inputs[1::3]]
+        return [
+            _convolution_spec(inputs[0], kernel, self.strides, self.padding)
+            for kernel in inputs[1::3]
+        ]
+
+    def get_config(self):
+        return {**super().get_config(), "strides": list(self.strides), "padding": self.padding}
 
 
 def convolve(inputs, kernel, bias, strides, padding):

@@ -195,21 +195,32 @@ def fpn_classifier_graph(
         mrcnn_class_logits (B, R, C), mrcnn_class (B, R, C) probabilities and mrcnn_bbox
         (B, R, C, 4) deltas, float32.
     """
-    x = PyramidROIAlign([pool_size, pool_size], sampling, name="roi_align_classifier")(
+    pooled = PyramidROIAlign([pool_size, pool_size], sampling, name="roi_align_classifier")(
         [rois, image_meta, *feature_maps]
     )
-    x = ROIFullConv2D(fc_layers_size, (pool_size, pool_size), name="mrcnn_class_conv1")(x)
+    return box_head(pooled, num_classes, train_bn, fc_layers_size)
+
+
+def box_head(pooled, num_classes, train_bn=True, fc_layers_size=1024):
+    """`fpn_classifier_graph` after ROIAlign.
+
+    Args:
+        pooled: (B, R, pool_size, pool_size, F), R static.
+        num_classes, train_bn, fc_layers_size: as there.
+    """
+    num_rois, pool_size = pooled.shape[1:3]
+    x = ROIFullConv2D(fc_layers_size, (pool_size, pool_size), name="mrcnn_class_conv1")(pooled)
     x = BatchNorm(name="mrcnn_class_bn1")(x, training=train_bn)
     x = KL.Activation(relu)(x)
     x = ROIFullConv2D(fc_layers_size, (1, 1), name="mrcnn_class_conv2")(x)
     x = BatchNorm(name="mrcnn_class_bn2")(x, training=train_bn)
     x = KL.Activation(relu)(x)
-    shared = KL.Reshape((rois.shape[1], fc_layers_size), name="pool_squeeze")(x)
+    shared = KL.Reshape((num_rois, fc_layers_size), name="pool_squeeze")(x)
 
     logits = KL.Dense(num_classes, name="mrcnn_class_logits")(shared)
     probs = KL.Activation("softmax", dtype="float32", name="mrcnn_class")(logits)
     x = KL.Dense(num_classes * 4, name="mrcnn_bbox_fc")(shared)
-    deltas = KL.Reshape((rois.shape[1], num_classes, 4), dtype="float32", name="mrcnn_bbox")(x)
+    deltas = KL.Reshape((num_rois, num_classes, 4), dtype="float32", name="mrcnn_bbox")(x)
     return logits, probs, deltas
 
 
@@ -233,26 +244,23 @@ def build_fpn_mask_graph(
     Returns:
         mrcnn_mask (B, R, 2 * pool_size, 2 * pool_size, C) float32 probabilities.
     """
-    features = mask_features(
-        rois, feature_maps, image_meta, pool_size, train_bn, conv_size, sampling
-    )
-    return MaskConv2D(num_classes, name="mrcnn_mask")(features)
-
-
-def mask_features(
-    rois,
-    feature_maps,
-    image_meta,
-    pool_size,
-    train_bn=True,
-    conv_size=256,
-    sampling="crop_and_resize",
-):
-    """The mask head up to its last convolution, (B, R, 2 * pool_size, 2 * pool_size, conv_size);
-    arguments as in `build_fpn_mask_graph`."""
-    x = PyramidROIAlign([pool_size, pool_size], sampling, name="roi_align_mask")(
+    pooled = PyramidROIAlign([pool_size, pool_size], sampling, name="roi_align_mask")(
         [rois, image_meta, *feature_maps]
     )
+    return MaskConv2D(num_classes, name="mrcnn_mask")(mask_features(pooled, train_bn, conv_size))
+
+
+def mask_features(pooled, train_bn=True, conv_size=256):
+    """The mask head between ROIAlign and its last convolution.
+
+    Args:
+        pooled: (B, R, pool_size, pool_size, F).
+        train_bn, conv_size: as in `build_fpn_mask_graph`.
+
+    Returns:
+        (B, R, 2 * pool_size, 2 * pool_size, conv_size).
+    """
+    x = pooled
     for index in range(1, 5):
         names = (f"mrcnn_mask_conv{index}", f"mrcnn_mask_bn{index}")
         x = conv_bn(x, conv_size, (3, 3), names, train_bn=train_bn, conv=ROIConv2D)

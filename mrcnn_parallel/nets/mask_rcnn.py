@@ -14,17 +14,19 @@ from mrcnn_parallel.layers.detection_targets import DetectionTargetLayer
 from mrcnn_parallel.layers.detections import DetectionLayer
 from mrcnn_parallel.layers.losses import LossLayer
 from mrcnn_parallel.layers.proposals import ProposalLayer
-from mrcnn_parallel.layers.rpn_targets import RPNTargetLayer
+from mrcnn_parallel.layers.rpn_targets import RPNTargetLayer, SampledAnchors
 from mrcnn_parallel.nets.fpn import fpn_graph
 from mrcnn_parallel.nets.heads import (
     MaskConv2D,
+    box_head,
     build_fpn_mask_graph,
     fpn_classifier_graph,
     mask_features,
 )
 from mrcnn_parallel.nets.network import Network
 from mrcnn_parallel.nets.resnet import resnet_graph
-from mrcnn_parallel.nets.rpn import build_rpn_model, rpn_over_pyramid
+from mrcnn_parallel.nets.rpn import SampledRPN, build_rpn_model, rpn_over_pyramid
+from mrcnn_parallel.nets.sampled_features import SampledFeatures
 from mrcnn_parallel.ops import anchors as anchor_ops
 
 
@@ -35,7 +37,9 @@ def build_training_model(config):
     input_rpn_match and input_rpn_bbox, then input_gt_class_ids, input_gt_boxes (pixels),
     input_gt_masks, then without USE_RPN_ROIS input_roi (pixels).
 
-    Outputs: Matterport's, the last five being the losses, of shape ().
+    Outputs: Matterport's, the last five being the losses, of shape (). The RPN's losses are of the
+    first RPN_TRAIN_ANCHORS_PER_IMAGE anchors of an image that input_rpn_match counts; Matterport's
+    generators count no more.
 
     Returns:
         A functional Network named "mask_rcnn".
@@ -64,7 +68,7 @@ def build_training_model(config):
         rpn_inputs = [rpn_match, target_rpn_bbox]
 
     pyramid = _pyramid(image, config)
-    rpn_logits, rpn_probs, rpn_bbox = _rpn(pyramid, config)
+    rpn_logits, rpn_probs, rpn_bbox, *rpn_weights = _rpn(pyramid, config, return_weights=True)
     if config.USE_RPN_ROIS:
         roi_inputs = []
         rpn_rois = ProposalLayer(
@@ -79,17 +83,33 @@ def build_training_model(config):
     rois, target_class_ids, target_bbox, target_mask = DetectionTargetLayer(
         config, name="proposal_targets"
     )([rpn_rois, gt_class_ids, gt_boxes, gt_masks])
-    logits, probs, bbox = _box_head(rois, pyramid, meta, config)
+
+    anchor_ids, sampled_match = SampledAnchors(config, name="rpn_sampled_anchors")(rpn_match)
     # Only positive ROIs have a mask loss, and they come first: the mask head sees no others.
-    mask_rois = rois[:, : target_mask.shape[1]]
+    box_features, mask_roi_features, patches = SampledFeatures(
+        config.POOL_SIZE,
+        config.MASK_POOL_SIZE,
+        config.ROI_ALIGN,
+        len(config.RPN_ANCHOR_RATIOS),
+        config.RPN_ANCHOR_STRIDE,
+        name="sampled_features",
+    )([rois, target_mask, meta, anchor_ids, *pyramid])
+    sampled_logits, sampled_bbox = SampledRPN(name="rpn_sampled")(
+        [patches, anchor_ids, *rpn_weights]
+    )
+    box_features = KL.Identity(name="roi_align_classifier")(box_features)
+    logits, probs, bbox = box_head(
+        box_features, config.NUM_CLASSES, config.TRAIN_BN, config.FPN_CLASSIF_FC_LAYERS_SIZE
+    )
+    mask_roi_features = KL.Identity(name="roi_align_mask")(mask_roi_features)
+    features = mask_features(mask_roi_features, config.TRAIN_BN, config.FPN_MASK_CONV_SIZE)
     mask_layer = MaskConv2D(config.NUM_CLASSES, name="mrcnn_mask")
-    features = mask_features(mask_rois, pyramid[:4], meta, **_mask_options(config))
     masks = mask_layer(features)
     own_masks = mask_layer([features, target_class_ids[:, : target_mask.shape[1]]])
 
     losses = {
-        "rpn_class_loss": [rpn_match, rpn_logits],
-        "rpn_bbox_loss": [target_rpn_bbox, rpn_match, rpn_bbox],
+        "rpn_class_loss": [sampled_match, sampled_logits],
+        "rpn_bbox_loss": [target_rpn_bbox, sampled_match, sampled_bbox],
         "mrcnn_class_loss": [target_class_ids, logits, ActiveClasses(name="active_classes")(meta)],
         "mrcnn_bbox_loss": [target_bbox, target_class_ids, bbox],
         "mrcnn_mask_loss": [target_mask, target_class_ids, own_masks],
@@ -125,14 +145,26 @@ def build_inference_model(config):
     rpn_rois = ProposalLayer(
         config.POST_NMS_ROIS_INFERENCE, config.RPN_NMS_THRESHOLD, config, name="ROI"
     )([rpn_probs, rpn_bbox, anchors])
-    _, probs, bbox = _box_head(rpn_rois, pyramid, meta, config)
+    _, probs, bbox = fpn_classifier_graph(
+        rpn_rois,
+        pyramid[:4],
+        meta,
+        config.POOL_SIZE,
+        config.NUM_CLASSES,
+        train_bn=config.TRAIN_BN,
+        fc_layers_size=config.FPN_CLASSIF_FC_LAYERS_SIZE,
+        sampling=config.ROI_ALIGN,
+    )
     detections = DetectionLayer(config, name="mrcnn_detection")([rpn_rois, probs, bbox, meta])
     masks = build_fpn_mask_graph(
         detections[..., :4],
         pyramid[:4],
         meta,
-        num_classes=config.NUM_CLASSES,
-        **_mask_options(config),
+        config.MASK_POOL_SIZE,
+        config.NUM_CLASSES,
+        train_bn=config.TRAIN_BN,
+        conv_size=config.FPN_MASK_CONV_SIZE,
+        sampling=config.ROI_ALIGN,
     )
     outputs = [detections, probs, bbox, masks, rpn_rois, rpn_probs, rpn_bbox]
     return Network([image, meta, anchors], outputs, name="mask_rcnn")
@@ -189,30 +221,7 @@ def _pyramid(image, config):
     return fpn_graph(stages[1:], config.TOP_DOWN_PYRAMID_SIZE)
 
 
-def _rpn(pyramid, config):
-    rpn = build_rpn_model(
-        config.RPN_ANCHOR_STRIDE, len(config.RPN_ANCHOR_RATIOS), config.TOP_DOWN_PYRAMID_SIZE
-    )
+def _rpn(pyramid, config, return_weights=False):
+    ratios, depth = len(config.RPN_ANCHOR_RATIOS), config.TOP_DOWN_PYRAMID_SIZE
+    rpn = build_rpn_model(config.RPN_ANCHOR_STRIDE, ratios, depth, return_weights)
     return rpn_over_pyramid(rpn, pyramid)
-
-
-def _box_head(rois, pyramid, meta, config):
-    return fpn_classifier_graph(
-        rois,
-        pyramid[:4],
-        meta,
-        config.POOL_SIZE,
-        config.NUM_CLASSES,
-        train_bn=config.TRAIN_BN,
-        fc_layers_size=config.FPN_CLASSIF_FC_LAYERS_SIZE,
-        sampling=config.ROI_ALIGN,
-    )
-
-
-def _mask_options(config):
-    return {
-        "pool_size": config.MASK_POOL_SIZE,
-        "train_bn": config.TRAIN_BN,
-        "conv_size": config.FPN_MASK_CONV_SIZE,
-        "sampling": config.ROI_ALIGN,
-    }

@@ -1,4 +1,4 @@
-"""ROI sampling: feature pyramid + boxes -> a small grid of features for each box, in one gather.
+"""ROI sampling: feature pyramid + boxes -> a small grid of features for each box.
 
 Two rules of where to sample:
   crop_and_resize  corners of the box at pixel centres, one sample a cell: what Matterport's
@@ -6,14 +6,14 @@ Two rules of where to sample:
   roi_align        Mask R-CNN, section 3: half-pixel centres, 2 x 2 samples a cell, averaged.
 
 Letters: B images, L levels, R ROIs an image, (h, w) cells of the grid, C channels, S cells of all
-levels of one image together.
+levels of one image together (see ops.pyramid).
 """
 
 import numpy as np
 from keras import ops
 
-from mrcnn_parallel import backend
 from mrcnn_parallel.ops import boxes as box_ops
+from mrcnn_parallel.ops import pyramid
 
 # A corner at exactly 1.0 may round to a hair beyond the last pixel centre, by the order of the
 # float32 arithmetic, which compilers change: TensorFlow's op then returns 0 on that edge, or the
@@ -54,9 +54,30 @@ def pyramid_roi_align(
     Returns:
         (B, R, h, w, C) in the feature maps' dtype.
     """
-    levels = roi_levels(boxes_norm, image_shape, len(feature_maps))  # (B, R)
-    heights, widths, offsets = _level_table(feature_maps)
-    height, width = ops.take(heights, levels), ops.take(widths, levels)  # (B, R)
+    reading = roi_reading(feature_maps, boxes_norm, pool_shape, image_shape, sampling)
+    return pyramid.read(feature_maps, [reading])[0]
+
+
+def roi_reading(
+    feature_maps, boxes_norm, pool_shape, image_shape, sampling="crop_and_resize", num_levels=None
+):
+    """`pyramid_roi_align` as a pyramid.Reading, to be carried out beside others.
+
+    Args:
+        num_levels: levels that boxes are sampled from, finest first; all by default.
+        feature_maps, boxes_norm, pool_shape, image_shape, sampling: as there.
+    """
+    num_levels = num_levels or len(feature_maps)
+    sizes = pyramid.level_sizes(feature_maps)
+    starts, cells = pyramid.level_starts(sizes)  # S
+    levels = roi_levels(boxes_norm, image_shape, num_levels)  # (B, R)
+
+    def of_level(values, dtype):
+        values = ops.convert_to_tensor([int(x) for x in values[:num_levels]], dtype=dtype)
+        return ops.take(values, levels)  # (B, R)
+
+    height = of_level([height for height, _ in sizes], "float32")
+    width = of_level([width for _, width in sizes], "float32")
     y1, x1, y2, x2 = box_ops.split(boxes_norm)
     if sampling == "crop_and_resize":
         ys = _corner_grid(y1, y2, height, pool_shape[0])  # (B, R, h)
@@ -64,42 +85,31 @@ def pyramid_roi_align(
     else:
         ys = _bin_grid(y1, y2, height, image_shape[0], 2 * pool_shape[0])
         xs = _bin_grid(x1, x2, width, image_shape[1], 2 * pool_shape[1])
+    rows, columns, combine = _bilinear(ys, xs, height, width)
 
-    channels = feature_maps[0].shape[-1]
-    batch = ops.shape(feature_maps[0])[0]
-    flat = ops.concatenate(
-        [ops.reshape(m, (-1, m.shape[1] * m.shape[2], channels)) for m in feature_maps], axis=1
-    )  # (B, S, C)
-    first_cell = flat[:, 0]  # (B, C)
-    cells = sum(m.shape[1] * m.shape[2] for m in feature_maps)  # S
-    flat = ops.reshape(flat, (-1, channels))  # (B * S, C)
-    images = ops.arange(batch)[:, None] * cells  # (B, 1)
-    start = ops.take(offsets, levels) + images  # (B, R)
+    images = pyramid.image_starts(feature_maps, cells)[:, None]  # (B, 1)
+    start = (of_level(starts, "int32") + images)[..., None, None]  # (B, R, 1, 1)
+    row_cells = ops.cast(width, "int32")[..., None, None]
+    index = start + rows[..., :, None] * row_cells + columns[..., None, :]  # (4, B, R, h, w)
 
     # Padding is boxes of zeros: all their samples are the first cell of P2. Gathered as such, the
     # gradient would add thousands of rows to one address, one after the other: ten times the rest
     # of the step together. So they gather scattered cells, and get the first one afterwards.
     padding = ops.all(boxes_norm == 0, axis=-1)  # (B, R)
+    spread = ops.reshape(ops.arange(int(np.prod(index.shape[2:]))), (1, 1, *index.shape[2:]))
+    spread = spread % cells + images[..., None, None]  # (1, B, R, h, w)
+    index = ops.where(padding[..., None, None], spread, index)
 
-    def corners(rows, columns):
-        index = (
-            start[..., None, None]
-            + rows[..., :, None] * ops.cast(width, "int32")[..., None, None]
-            + columns[..., None, :]
-        )  # (4, B, R, h, w)
-        spread = ops.reshape(ops.arange(int(np.prod(index.shape[2:]))), (1, 1, *index.shape[2:]))
-        spread = spread % cells + images[..., None, None]  # (1, B, R, h, w)
-        index = ops.where(padding[..., None, None], spread, index)
-        values = backend.take_rows(flat, ops.reshape(index, (-1,)))
-        return ops.reshape(values, (4, -1, *index.shape[2:], channels))  # (4, B, R, h, w, C)
+    def finish(values):
+        pooled = combine(values)
+        first_cell = feature_maps[0][:, :1, :1, None]  # (B, 1, 1, 1, C)
+        pooled = ops.where(padding[..., None, None, None], first_cell, pooled)
+        if sampling == "roi_align":
+            shape = (*ops.shape(pooled)[:2], pool_shape[0], 2, pool_shape[1], 2, pooled.shape[-1])
+            pooled = ops.mean(ops.reshape(pooled, shape), axis=(3, 5))
+        return pooled
 
-    pooled = _bilinear(corners, ys, xs, height, width, flat.dtype)
-    first_cell = first_cell[:, None, None, None, :]  # (B, 1, 1, 1, C)
-    pooled = ops.where(padding[..., None, None, None], first_cell, pooled)
-    if sampling == "roi_align":
-        shape = (*ops.shape(pooled)[:2], pool_shape[0], 2, pool_shape[1], 2, channels)
-        pooled = ops.mean(ops.reshape(pooled, shape), axis=(3, 5))
-    return pooled
+    return pyramid.Reading(index, finish)
 
 
 def crop_and_resize_masks(masks, boxes, crop_shape):
@@ -119,31 +129,11 @@ def crop_and_resize_masks(masks, boxes, crop_shape):
     ys = _corner_grid(y1, y2, height, crop_shape[0])
     xs = _corner_grid(x1, x2, width, crop_shape[1])
     flat = ops.reshape(masks, (-1, masks.shape[1], rows * columns))  # (B, R, H * W)
-
-    def corners(ys, xs):
-        index = ys[..., :, None] * columns + xs[..., None, :]  # (4, B, R, h, w)
-        size = crop_shape[0] * crop_shape[1]
-        index = ops.reshape(index, (4, -1, masks.shape[1], size))
-        values = ops.take_along_axis(flat[None], index, axis=3)
-        return ops.reshape(values, (4, -1, masks.shape[1], *crop_shape, 1))
-
-    return _bilinear(corners, ys, xs, height, width, "float32")[..., 0]
-
-
-def _level_table(feature_maps):
-    """Height, width (float32) and first flat cell (int32) of every level."""
-    sizes = [tuple(m.shape[1:3]) for m in feature_maps]
-    if any(side is None for size in sizes for side in size):
-        raise ValueError(
-            f"pyramid_roi_align needs feature maps of static height and width, got {sizes}; build "
-            "the model for one image size."
-        )
-    cells = np.cumsum([0] + [h * w for h, w in sizes[:-1]])
-    return (
-        ops.convert_to_tensor([h for h, _ in sizes], dtype="float32"),
-        ops.convert_to_tensor([w for _, w in sizes], dtype="float32"),
-        ops.convert_to_tensor(cells, dtype="int32"),
-    )
+    ys, xs, combine = _bilinear(ys, xs, height, width)
+    index = ys[..., :, None] * columns + xs[..., None, :]  # (4, B, R, h, w)
+    index = ops.reshape(index, (4, -1, masks.shape[1], crop_shape[0] * crop_shape[1]))
+    values = ops.take_along_axis(flat[None], index, axis=3)
+    return combine(ops.reshape(values, (4, -1, masks.shape[1], *crop_shape, 1)))[..., 0]
 
 
 def _corner_grid(low, high, size, count):
@@ -166,15 +156,16 @@ def _bin_grid(low, high, size, image_size, count):
     return ops.clip(grid, 0.0, size[..., None] - 1)
 
 
-def _bilinear(corners, ys, xs, height, width, dtype):
-    """Interpolates between the four cells around each position.
+def _bilinear(ys, xs, height, width):
+    """Interpolation between the four cells around each position.
 
     Args:
-        corners: function of int32 rows (4, B, R, h) and columns (4, B, R, w) -> values
-            (4, B, R, h, w, C), in one gather.
         ys, xs: (B, R, h) and (B, R, w) float32 positions.
         height, width: (B, R) float32 sizes that bound them.
-        dtype: of the values.
+
+    Returns:
+        rows: (4, B, R, h) int32, and columns, (4, B, R, w): those of the four cells.
+        combine: function of their values (4, B, R, h, w, C) -> (B, R, h, w, C).
     """
     last_y, last_x = height[..., None] - 1, width[..., None] - 1
     inside_y = (ys >= -EDGE_TOLERANCE) & (ys <= last_y + EDGE_TOLERANCE)
@@ -182,13 +173,16 @@ def _bilinear(corners, ys, xs, height, width, dtype):
     inside = inside_y[..., :, None] & inside_x[..., None, :]  # (B, R, h, w)
     ys, xs = ops.clip(ys, 0.0, last_y), ops.clip(xs, 0.0, last_x)
     top, left = ops.floor(ys), ops.floor(xs)
-    weight_y = ops.cast(ys - top, dtype)[..., :, None, None]
-    weight_x = ops.cast(xs - left, dtype)[..., None, :, None]
     bottom, right = ops.minimum(top + 1, last_y), ops.minimum(left + 1, last_x)
     rows = ops.cast(ops.stack([top, top, bottom, bottom]), "int32")
     columns = ops.cast(ops.stack([left, right, left, right]), "int32")
-    values = corners(rows, columns)
-    upper = values[0] + (values[1] - values[0]) * weight_x
-    lower = values[2] + (values[3] - values[2]) * weight_x
-    values = upper + (lower - upper) * weight_y
-    return ops.where(inside[..., None], values, ops.zeros_like(values))
+
+    def combine(values):
+        weight_y = ops.cast(ys - top, values.dtype)[..., :, None, None]
+        weight_x = ops.cast(xs - left, values.dtype)[..., None, :, None]
+        upper = values[0] + (values[1] - values[0]) * weight_x
+        lower = values[2] + (values[3] - values[2]) * weight_x
+        values = upper + (lower - upper) * weight_y
+        return ops.where(inside[..., None], values, ops.zeros_like(values))
+
+    return rows, columns, combine

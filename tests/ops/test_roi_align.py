@@ -136,10 +136,3 @@ def test_outside_of_a_mask_is_zero():
     cut = np.asarray(roi_align.crop_and_resize_masks(masks, boxes, (5, 5)))[0, 0]
     np.testing.assert_array_equal(cut[[0, -1]], 0)
     np.testing.assert_array_equal(cut[1:-1, 1:-1], 1)
-
-
-def test_open_feature_sizes_are_an_error():
-    import keras
-
-    with pytest.raises(ValueError, match="static height and width"):
-        roi_align._level_table([keras.KerasTensor((None, None, 4, 3))])
