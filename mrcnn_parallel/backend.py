@@ -200,8 +200,16 @@ def jit_compile(gpu_count):
 
 
 STEPS_QUEUED = 2  # that wait for the device or run on it
-# What XLA puts into CUDA graphs by default, and loops (WHILE).
-_GRAPHS = "FUSION,CUBLAS,CUBLASLT,CUDNN,CUSTOM_CALL,DYNAMIC_SLICE_FUSION,CONDITIONAL,WHILE"
+GPU_OPTIONS = {  # for XLA, where they differ from its own
+    # What it puts into CUDA graphs by default, and loops (WHILE). Outside of a graph a GPU waits
+    # for the host to look whether a loop goes on, and for other GPUs, whose hosts took longer.
+    "xla_gpu_enable_command_buffer": (
+        "FUSION,CUBLAS,CUBLASLT,CUDNN,CUSTOM_CALL,DYNAMIC_SLICE_FUSION,CONDITIONAL,WHILE"
+    ),
+    # It compiles other variants of kernels to see which is fastest. None was, and for kernels of
+    # box arithmetic LLVM worked minutes on some of the variants.
+    "xla_gpu_experimental_enable_fusion_autotuner": False,
+}
 
 
 def train_function(model, network):
@@ -215,13 +223,11 @@ def train_function(model, network):
 
     if keras.backend.backend() != "jax":
         return model.train_function
-    options = {}
-    if getattr(network, "gpu_count", 1) > 1:
-        options = network.compiler_options
-        if gpus() and "xla_gpu_enable_command_buffer" not in os.environ.get("XLA_FLAGS", ""):
-            # NMS repeats a step until nothing changes. Outside of a graph each GPU then waits for
-            # the host to look, and for the other GPUs, whose hosts took longer.
-            options |= accepted_compiler_options({"xla_gpu_enable_command_buffer": _GRAPHS})
+    options = dict(getattr(network, "compiler_options", {}))
+    if gpus():
+        flags = os.environ.get("XLA_FLAGS", "")  # the user's own go first
+        wanted = {name: value for name, value in GPU_OPTIONS.items() if name not in flags}
+        options |= accepted_compiler_options(wanted)
     return step_function(train_function_with(model, options), network)
 
 

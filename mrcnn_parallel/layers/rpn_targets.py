@@ -18,6 +18,7 @@ from mrcnn_parallel.ops import nms, sampling
 POSITIVE_IOU = 0.7
 NEGATIVE_IOU = 0.3
 CROWD_IOU = 0.001
+OBJECTS_AT_ONCE = 10  # whose IoUs with all anchors are computed together
 BEST = 1 - 1e-6  # of the best IoU is the best IoU: rounding must not decide between equals
 
 
@@ -32,18 +33,29 @@ def match_anchors(anchors, gt_class_ids, gt_boxes):
     Returns:
         positive, negative: (B, N) bool.
     """
-    # All IoUs of a large batch are gigabytes. Each object's best is found in a table of its own,
-    # anchors last, so that XLA keeps neither: it reduces both while it computes them.
-    best_for_object = ops.max(box_ops.pairwise_iou(gt_boxes, anchors), axis=2)[:, None, :]
-    iou = box_ops.pairwise_iou(anchors, gt_boxes)  # (B, N, G)
-    is_best = (best_for_object > 0) & (iou >= best_for_object * BEST)
-    # One reduction for all rules: an object's best anchors count as IoU 1, anchors on a crowd as
-    # one between the thresholds.
-    of_object = ops.where(is_best, 1.0, iou)
-    of_crowd = ops.where(iou < CROWD_IOU, 0.0, (NEGATIVE_IOU + POSITIVE_IOU) / 2)
-    kind = gt_class_ids[:, None, :]
-    overlap = ops.where(kind > 0, of_object, ops.where(kind < 0, of_crowd, 0.0))
-    overlap = ops.max(overlap, axis=2)  # (B, N)
+    gt_boxes = ops.cast(gt_boxes, "float32")
+    batch, objects = ops.shape(gt_boxes)[0], gt_boxes.shape[1]
+    block = min(OBJECTS_AT_ONCE, objects)
+    # Most of the rows are padding. A batch of as many objects as there are rows takes all blocks.
+    real = ops.where(gt_class_ids != 0, ops.arange(1, objects + 1), 0)
+    blocks = (ops.cast(ops.max(real), "int32") + block - 1) // block
+
+    def match_block(index, overlap):
+        start = ops.minimum(index * block, objects - block)
+        boxes = ops.slice(gt_boxes, [0, start, 0], [batch, block, 4])
+        kind = ops.slice(gt_class_ids, [0, start], [batch, block])[..., None]  # (B, block, 1)
+        iou = box_ops.pairwise_iou(boxes, anchors)  # (B, block, N)
+        best = ops.max(iou, axis=2, keepdims=True)
+        is_best = (best > 0) & (iou >= best * BEST)
+        # One maximum for all rules: an object's best anchors count as IoU 1, anchors on a crowd as
+        # one between the thresholds.
+        of_object = ops.where(is_best, 1.0, iou)
+        of_crowd = ops.where(iou < CROWD_IOU, 0.0, (NEGATIVE_IOU + POSITIVE_IOU) / 2)
+        found = ops.where(kind > 0, of_object, ops.where(kind < 0, of_crowd, 0.0))
+        return ops.maximum(overlap, ops.max(found, axis=1))
+
+    overlap = ops.zeros((batch, anchors.shape[0]), dtype="float32")
+    overlap = ops.fori_loop(0, blocks, match_block, overlap)  # (B, N)
     return overlap >= POSITIVE_IOU, overlap < NEGATIVE_IOU
 
 

@@ -190,7 +190,8 @@ def _space_to_depth(inputs, kernel):
         inputs: (B, H, W, C). kernel: (h, w, C, filters).
 
     Returns:
-        (B, H', W', 4 C) and (h', w', 4 C, filters), whose result is the same at strides 1.
+        (B, H', W', D) and (h', w', D, filters), whose result is the same at strides 1. D is 4 C, or
+        the next multiple of 8 in 16-bit dtypes.
     """
     channels, filters = kernel.shape[2:]
     sides = [side + side % 2 for side in kernel.shape[:2]]
@@ -207,11 +208,17 @@ def _space_to_depth(inputs, kernel):
     inputs = ops.reshape(inputs, (-1, height // 2, 2, width // 2, 2, channels))
     inputs = ops.transpose(inputs, (0, 1, 3, 2, 4, 5))
     inputs = ops.reshape(inputs, (-1, height // 2, width // 2, 4 * channels))
+    # Tensor cores take 16-bit channels by eights; cuDNN would copy the images to fill them up.
+    spare = -4 * channels % 8 if str(inputs.dtype).endswith("16") else 0
     padding = [(0, even - side) for even, side in zip(sides, kernel.shape[:2], strict=True)]
     kernel = ops.pad(kernel, (*padding, (0, 0), (0, 0)))
     kernel = ops.reshape(kernel, (sides[0] // 2, 2, sides[1] // 2, 2, channels, filters))
     kernel = ops.transpose(kernel, (0, 2, 1, 3, 4, 5))
-    return inputs, ops.reshape(kernel, (sides[0] // 2, sides[1] // 2, 4 * channels, filters))
+    kernel = ops.reshape(kernel, (sides[0] // 2, sides[1] // 2, 4 * channels, filters))
+    if spare:
+        inputs = ops.pad(inputs, ((0, 0), (0, 0), (0, 0), (0, spare)))
+        kernel = ops.pad(kernel, ((0, 0), (0, 0), (0, spare), (0, 0)))
+    return inputs, kernel
 
 
 def _convolution_spec(inputs, kernel, strides, padding):

@@ -155,12 +155,12 @@ class ROIFullConv2D(ROIConv2D):
     """
 
     def call(self, inputs):
-        rows = ops.reshape(inputs, (-1, inputs.shape[1], int(np.prod(inputs.shape[2:]))))
+        rows = ops.reshape(inputs, (-1, int(np.prod(inputs.shape[2:]))))
         kernel = ops.reshape(self.kernel, (-1, self.filters))
-        outputs = ops.matmul(rows, ops.cast(kernel, rows.dtype))  # (B, R, filters)
+        outputs = ops.matmul(rows, ops.cast(kernel, rows.dtype))  # (B * R, filters)
         if self.use_bias:
             outputs = outputs + ops.cast(self.bias, outputs.dtype)
-        return self.activation(outputs[:, :, None, None, :])
+        return self.activation(ops.reshape(outputs, (-1, inputs.shape[1], 1, 1, self.filters)))
 
 
 @keras.saving.register_keras_serializable("mrcnn_parallel")

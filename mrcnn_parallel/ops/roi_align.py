@@ -101,15 +101,51 @@ def roi_reading(
     index = ops.where(padding[..., None, None], spread, index)
 
     def finish(values):
-        pooled = combine(values)
-        first_cell = feature_maps[0][:, :1, :1, None]  # (B, 1, 1, 1, C)
-        pooled = ops.where(padding[..., None, None, None], first_cell, pooled)
+        pooled = combine(values)  # (B, R, h, w, C)
+        pooled = _fill_padding(pooled, feature_maps[0][:, 0, 0], padding)
         if sampling == "roi_align":
             shape = (*ops.shape(pooled)[:2], pool_shape[0], 2, pool_shape[1], 2, pooled.shape[-1])
             pooled = ops.mean(ops.reshape(pooled, shape), axis=(3, 5))
         return pooled
 
     return pyramid.Reading(index, finish)
+
+
+def _fill_padding(pooled, first_cell, padding):
+    """`pooled`, with an image's first cell in all samples of the ROIs that are padding.
+
+    Its gradient sums over ROIs by a matrix product. A sum would have XLA choose a layout for it,
+    with the ROIs last, and then bring all else that is done with the samples into that layout.
+
+    Args:
+        pooled: (B, R, h, w, C).
+        first_cell: (B, C).
+        padding: (B, R) bool.
+
+    Returns:
+        (B, R, h, w, C).
+    """
+    is_padding = ops.cast(padding, pooled.dtype)
+    # Two rows, since XLA makes a sum of a product with one
+    own = ops.stack([is_padding, 1 - is_padding], axis=1)  # (B, 2, R)
+
+    @ops.custom_gradient
+    def fill(pooled, first_cell, own):
+        where = ops.reshape(own[:, 0] > 0, (-1, pooled.shape[1], 1, 1, 1))
+
+        def gradient(upstream):
+            count, size = pooled.shape[1], int(np.prod(pooled.shape[2:]))
+            sums = ops.matmul(own, ops.reshape(upstream, (-1, count, size)))[:, 0]
+            sums = ops.reshape(sums, (-1, size // pooled.shape[-1], pooled.shape[-1]))
+            return (
+                ops.where(where, ops.zeros_like(upstream), upstream),
+                ops.sum(sums, axis=1),  # (B, C)
+                ops.zeros_like(own),
+            )
+
+        return ops.where(where, first_cell[:, None, None, None], pooled), gradient
+
+    return fill(pooled, first_cell, own)
 
 
 def crop_and_resize_masks(masks, boxes, crop_shape):
