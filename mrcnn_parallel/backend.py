@@ -341,6 +341,19 @@ def take_rows(table, indices):
     return take(table, list(indices))
 
 
+def bits_of_float32(x):
+    """The bits of a float32 tensor as int32, of the same shape."""
+    import keras
+
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return tf.bitcast(x, "int32")
+    import jax
+
+    return jax.lax.bitcast_convert_type(x, "int32")
+
+
 def relu(x):
     """max(x, 0), whose gradient needs the output only; JAX would keep a mask of the input, too."""
     import keras

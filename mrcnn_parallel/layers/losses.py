@@ -13,7 +13,7 @@ import keras
 from keras import ops
 
 from mrcnn_parallel.layers.base import ConfiguredLayer
-from mrcnn_parallel.ops import nms
+from mrcnn_parallel.ops import selection
 
 EPSILON = 1e-7  # Keras's own: probabilities are kept this far from 0 and 1
 
@@ -52,7 +52,7 @@ def rpn_bbox_loss(target_bbox, rpn_match, rpn_bbox):
     if len(rpn_match.shape) == 3:
         rpn_match = ops.squeeze(rpn_match, axis=-1)
     count = min(target_bbox.shape[1], rpn_match.shape[1])
-    chosen, found = nms.first_true(rpn_match == 1, count)  # (B, count)
+    chosen, found = selection.first_true(rpn_match == 1, count)  # (B, count)
     predicted = ops.take_along_axis(rpn_bbox, chosen[..., None], axis=1)
     loss = smooth_l1_loss(target_bbox[:, :count], ops.cast(predicted, "float32"))
     return _mean_of_counted(ops.mean(loss, axis=-1), ops.cast(found, "float32"))

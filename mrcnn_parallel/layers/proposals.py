@@ -8,7 +8,7 @@ from keras import ops
 
 from mrcnn_parallel.layers.base import ConfiguredLayer
 from mrcnn_parallel.ops import boxes as box_ops
-from mrcnn_parallel.ops import nms
+from mrcnn_parallel.ops import nms, selection
 
 
 @keras.saving.register_keras_serializable("mrcnn_parallel")
@@ -43,7 +43,7 @@ class ProposalLayer(ConfiguredLayer):
         scores, deltas, anchors = (ops.stop_gradient(ops.cast(x, "float32")) for x in inputs)
         scores = scores[..., 1]
         limit = min(self.settings.PRE_NMS_LIMIT, scores.shape[1])
-        _, best = ops.top_k(scores, limit)  # (B, P), falling
+        _, best = selection.top_k(scores, limit)  # (B, P), falling
         deltas = ops.take_along_axis(deltas, best[..., None], axis=1)  # (B, P, 4)
         deltas = deltas * ops.convert_to_tensor(self.settings.RPN_BBOX_STD_DEV, dtype="float32")
         if len(anchors.shape) == 2:

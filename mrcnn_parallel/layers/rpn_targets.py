@@ -13,7 +13,7 @@ from keras import ops
 
 from mrcnn_parallel.layers.base import ConfiguredLayer
 from mrcnn_parallel.ops import boxes as box_ops
-from mrcnn_parallel.ops import nms, sampling
+from mrcnn_parallel.ops import sampling, selection
 
 POSITIVE_IOU = 0.7
 NEGATIVE_IOU = 0.3
@@ -97,7 +97,7 @@ class RPNTargetLayer(ConfiguredLayer):
         negative = sampling.choose_mask(negative, priority, total - count)
         match = ops.cast(positive, "int32") - ops.cast(negative, "int32")  # (B, N)
 
-        chosen, found = nms.first_true(positive, total)  # (B, S)
+        chosen, found = selection.first_true(positive, total)  # (B, S)
         boxes = ops.take(anchors, chosen, axis=0)  # (B, S, 4)
         overlap = box_ops.pairwise_iou(boxes, gt_boxes)  # (B, S, G)
         overlap = ops.where((gt_class_ids > 0)[:, None, :], overlap, 0.0)
@@ -136,7 +136,7 @@ class SampledAnchors(ConfiguredLayer):
     def call(self, rpn_match):
         match = ops.cast(rpn_match[..., 0], "int32")  # (B, N)
         count = min(self.settings.RPN_TRAIN_ANCHORS_PER_IMAGE, match.shape[1])
-        anchor_ids, found = nms.first_true(match != 0, count)  # (B, S)
+        anchor_ids, found = selection.first_true(match != 0, count)  # (B, S)
         match = ops.where(found, ops.take_along_axis(match, anchor_ids, axis=1), 0)
         # Others: all different, since many gradients of one anchor's cells would queue up.
         anchor_ids = ops.where(found, anchor_ids, ops.arange(count, dtype="int32")[None, :])

@@ -100,8 +100,9 @@ def resnet_graph(input_image, architecture, stage5=False, train_bn=True):
     x = KL.ZeroPadding2D((3, 3))(input_image)
     names = ("conv1", "bn_conv1")
     x = conv_bn(x, 64, (7, 7), names, strides=2, train_bn=train_bn, padding="valid")
-    x = KL.Activation(relu)(x)
+    # The pooling first: its result is the same, and a quarter of the activations to mask and keep.
     x = MaxPool3x3()(x)
+    x = KL.Activation(relu)(x)
     stages = [x]  # C1
     bottleneck = architecture in ("resnet50", "resnet101")
     for stage, blocks in enumerate(STAGE_BLOCKS[architecture][: 4 if stage5 else 3], start=2):

@@ -9,11 +9,10 @@ inside the tile. So no (N, N) matrix is ever held, and the result is exact at an
 Letters: B images, N boxes sorted by falling score, T boxes in a tile, K results.
 """
 
-import math
-
 from keras import ops
 
 from mrcnn_parallel.ops import boxes as box_ops
+from mrcnn_parallel.ops import selection
 
 TILE = 1024
 # On a GPU each check of whether anything still changes waits for the host, some 80 us, while a step
@@ -66,41 +65,12 @@ def non_max_suppression(boxes, threshold, max_count, valid=None, class_ids=None)
     """
     count = boxes.shape[1]
     keep = greedy_keep(boxes, threshold, valid, class_ids)
-    indices, found = first_true(keep, min(max_count, count))
+    indices, found = selection.first_true(keep, min(max_count, count))
     missing = max_count - indices.shape[1]
     if missing > 0:
         indices = ops.pad(indices, [[0, 0], [0, missing]])
         found = ops.pad(found, [[0, 0], [0, missing]])
     return indices, found
-
-
-def first_true(mask, count):
-    """Positions of the first `count` true values of each row, in order.
-
-    Args:
-        mask: (B, N) bool.
-        count: at most N.
-
-    Returns:
-        indices: (B, count) int32, 0 where there are fewer.
-        found: (B, count) bool, false at those.
-    """
-    # Two levels, rows of about sqrt(N): which row holds the k-th true, and where in that row.
-    size = mask.shape[1]
-    width = math.isqrt(size - 1) + 1
-    height = -(-size // width)
-    rows = ops.pad(mask, ((0, 0), (0, height * width - size)))
-    rows = ops.cast(ops.reshape(rows, (-1, height, width)), "int32")
-    ends = ops.cumsum(ops.sum(rows, axis=2), axis=1)  # (B, height), trues up to each row's end
-    slot = ops.arange(count)[None, :]  # (1, count)
-    row = ops.sum(ops.cast(ends[:, None, :] <= slot[..., None], "int32"), axis=2)  # (B, count)
-    row = ops.minimum(row, height - 1)
-    starts = ops.pad(ends[:, :-1], ((0, 0), (1, 0)))
-    nth = slot - ops.take_along_axis(starts, row, axis=1)  # (B, count), in its row
-    inside = ops.cumsum(ops.take_along_axis(rows, row[..., None], axis=1), axis=2)
-    column = ops.sum(ops.cast(inside <= nth[..., None], "int32"), axis=2)
-    found = slot < ends[:, -1:]
-    return ops.where(found, row * width + column, 0), found
 
 
 def _suppresses(boxes, class_ids, rows, columns, threshold):

@@ -1,14 +1,16 @@
-"""Max pooling of 3 x 3 cells at stride 2, with a gradient that only reads and compares.
+"""Max pooling of 3 x 3 cells at stride 2; its gradient neither scatters nor reads the input.
 
 XLA's own gradient of a max pooling adds to scattered addresses: on a GPU it takes as long as ten
-convolutions. Here each input compares itself with the maxima of the at most four windows that it
-lies in. Where several cells of a window are the maximum, they share the gradient equally.
+convolutions. Here each window remembers which of its cells was the largest, the first of equal
+ones, and each cell asks the at most four windows that it lies in.
 
 Letters: B images, (H, W) input cells, even; (h, w) = (H / 2, W / 2) windows, C channels.
 Window (i, j) covers rows 2 i ... 2 i + 2 and columns 2 j ... 2 j + 2; beyond the edge is nothing.
 """
 
 from keras import ops
+
+ROW = 4  # a cell's place in its window is ROW * row + column; ROW > 3, so that no two are equal
 
 
 @ops.custom_gradient
@@ -21,47 +23,48 @@ def max_pool_3x3(inputs):
     Returns:
         (B, H / 2, W / 2, C).
     """
-    cells = _cells_of_windows(inputs)
-    outputs = cells[0]
-    for cell in cells[1:]:
-        outputs = ops.maximum(outputs, cell)
+    (place, outputs), *others = _cells_of_windows(inputs)
+    places = ops.full(ops.shape(outputs), place, dtype="uint8")
+    for place, cells in others:
+        larger = cells > outputs
+        outputs = ops.where(larger, cells, outputs)
+        places = ops.where(larger, ops.cast(place, "uint8"), places)
 
     def gradient(upstream):
-        ties = sum(ops.cast(cell == outputs, "float32") for cell in _cells_of_windows(inputs))
-        share = ops.cast(ops.cast(upstream, "float32") / ties, upstream.dtype)  # (B, h, w, C)
         height, width = inputs.shape[1:3]
-        even_row = (ops.arange(height) % 2 == 0)[:, None, None]
-        even_column = (ops.arange(width) % 2 == 0)[None, :, None]
-        total = _from_windows(inputs, outputs, share, 0, 0)
-        # Even rows are the last of the window above, too; even columns of the one to the left.
-        for rows, columns in ((1, 0), (0, 1), (1, 1)):
-            part = _from_windows(inputs, outputs, share, rows, columns)
-            inside = (even_row if rows else True) & (even_column if columns else True)
-            total = total + ops.where(inside, part, ops.zeros_like(part))
+        row, column = ops.arange(height) % 2, ops.arange(width) % 2
+        total = 0
+        # A cell lies in the window of its own row and column pair and, where these are even, in
+        # those above and to the left, too.
+        for up in (0, 1):
+            for left in (0, 1):
+                place = ROW * (row + 2 * up)[:, None, None] + (column + 2 * left)[:, None]
+                is_largest = _at_cells(places, up, left) == ops.cast(place, "uint8")
+                upstream_here = _at_cells(upstream, up, left)
+                total = total + ops.where(is_largest, upstream_here, ops.zeros_like(upstream_here))
         return total
 
     return outputs, gradient
 
 
 def _cells_of_windows(inputs):
-    """The nine cells of every window, each (B, h, w, C); beyond the edge, minus infinity."""
+    """[(place, cells (B, h, w, C))] of every window; beyond the edge, minus infinity."""
     padding = ((0, 0), (0, 1), (0, 1), (0, 0))
     padded = ops.pad(inputs, padding, constant_values=float("-inf"))
     height, width = inputs.shape[1:3]
     return [
-        padded[:, row : row + height - 1 : 2, column : column + width - 1 : 2]
+        (
+            ROW * row + column,
+            padded[:, row : row + height - 1 : 2, column : column + width - 1 : 2],
+        )
         for row in range(3)
         for column in range(3)
     ]
 
 
-def _from_windows(inputs, outputs, share, rows, columns):
-    """What each cell gets from its window `rows` above and `columns` to the left, (B, H, W, C)."""
-
-    def at_cells(windows):
-        height, width = windows.shape[1:3]
-        padding = ((0, 0), (rows, 0), (columns, 0), (0, 0))
-        windows = ops.pad(windows, padding)[:, :height, :width]
-        return ops.repeat(ops.repeat(windows, 2, axis=1), 2, axis=2)
-
-    return ops.where(inputs == at_cells(outputs), at_cells(share), ops.zeros_like(inputs))
+def _at_cells(windows, up, left):
+    """(B, h, w, C) -> (B, H, W, C): what each cell's window has, or the one `up` above and `left`
+    to the left of that."""
+    height, width = windows.shape[1:3]
+    windows = ops.pad(windows, ((0, 0), (up, 0), (left, 0), (0, 0)))[:, :height, :width]
+    return ops.repeat(ops.repeat(windows, 2, axis=1), 2, axis=2)

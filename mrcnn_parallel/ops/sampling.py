@@ -7,6 +7,8 @@ cutting, without `nonzero` or `shuffle`, whose shapes depend on the data.
 import keras
 from keras import ops
 
+from mrcnn_parallel.ops import selection
+
 PRIORITY_BITS = 24  # what float32 holds between 0.5 and 1
 
 
@@ -55,14 +57,10 @@ def choose_mask(candidates, priority, count):
     Returns:
         (B, N) bool. More than `count` only where several of the lowest priority chosen are equal.
     """
-    # Priorities as integers; the count-th largest is found bit by bit, highest first.
+    # Priorities as integers
     keys = ops.cast(ops.ceil(priority * 2.0**PRIORITY_BITS), "int32")
     keys = ops.where(candidates, keys, 0)  # (B, N), 0 ... 2**24
     total = ops.sum(ops.cast(candidates, "int32"), axis=1)
     count = ops.minimum(ops.cast(count, "int32"), total)[:, None]  # (B, 1)
-    threshold = ops.zeros_like(count)
-    for bit in reversed(range(PRIORITY_BITS + 1)):
-        higher = threshold + (1 << bit)
-        reached = ops.sum(ops.cast(keys >= higher, "int32"), axis=1, keepdims=True)
-        threshold = ops.where(reached >= count, higher, threshold)
+    threshold = selection.kth_largest(keys, count, PRIORITY_BITS + 1)
     return (keys >= threshold) & candidates & (count > 0)

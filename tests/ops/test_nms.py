@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 
 from mrcnn_parallel.ops import nms
 from tests.helpers import compiled
@@ -97,23 +96,6 @@ def test_indices_are_padded_and_in_order(count):
         expected = greedy(boxes[image].astype(np.float64), 0.5)[:count]
         assert list(indices[image][found[image]]) == expected
         assert not indices[image][~found[image]].any()
-
-
-def test_first_true():
-    mask = np.array([[0, 1, 0, 1, 1], [0, 0, 0, 0, 0], [1, 1, 1, 1, 1]], dtype=bool)
-    indices, found = compiled(lambda m: nms.first_true(m, 3), mask)
-    np.testing.assert_array_equal(indices, [[1, 3, 4], [0, 0, 0], [0, 1, 2]])
-    np.testing.assert_array_equal(found, [[1, 1, 1], [0, 0, 0], [1, 1, 1]])
-
-
-@settings(max_examples=40, deadline=None)
-@given(hnp.arrays(bool, st.tuples(st.just(2), st.integers(1, 70))), st.floats(0, 1))
-def test_first_true_is_flatnonzero(mask, share):
-    count = max(1, round(share * mask.shape[1]))
-    indices, found = (np.asarray(x) for x in nms.first_true(mask, count))
-    for row, positions, real in zip(mask, indices, found, strict=True):
-        assert list(positions[real]) == list(np.flatnonzero(row)[:count])
-        assert not positions[~real].any()
 
 
 @settings(max_examples=60, deadline=None)
