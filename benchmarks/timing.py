@@ -179,11 +179,12 @@ def _median_ms(function, repeats):
 
 
 def time_cuts(model, cuts, batch, replicas=1, repeats=10):
-    """Times growing parts of a network with their backward passes, on one device. JAX only.
+    """Times growing parts of a network, forward and backward, on one device. JAX only.
 
     Args:
         model: functional model.
-        cuts: name -> patterns of the layers whose outputs the part ends with.
+        cuts: name -> (patterns of layers whose outputs the part ends with, patterns of more such
+            layers, which no gradient comes from).
         batch: the model's inputs; images may be uint8.
         replicas: that share the batch; one's rows are taken.
         repeats: steps timed; the median counts.
@@ -196,15 +197,17 @@ def time_cuts(model, cuts, batch, replicas=1, repeats=10):
 
     inputs = [jnp.asarray(np.asarray(x)[: len(x) // replicas]) for x in batch]
     results = {}
-    for name, layers in cuts.items():
-        outputs = [output for layer in layers for output in _outputs(model, layer)]
-        part = keras.Model(model.inputs, outputs)
+    for name, cut in cuts.items():
+        learnt, fixed_outputs = ([x for y in layers for x in _outputs(model, y)] for layers in cut)
+        part = keras.Model(model.inputs, [*learnt, *fixed_outputs])
         trainable = [v.value for v in part.trainable_variables]
         fixed = [v.value for v in part.non_trainable_variables]
 
-        def loss(trainable, fixed, inputs, part=part):
+        def loss(trainable, fixed, inputs, part=part, learnt=learnt):
             inputs = [inputs[0].astype("float32") - 110.0, *inputs[1:]]
             outputs, _ = part.stateless_call(trainable, fixed, inputs, training=True)
+            count = len(learnt)
+            outputs = outputs[:count] + jax.lax.stop_gradient(outputs[count:])
             return sum(x.astype("float32").mean() for x in outputs)
 
         step = functools.partial(jax.jit(jax.value_and_grad(loss)), trainable, fixed, inputs)

@@ -206,7 +206,7 @@ def main(argv=None):
 
 
 def breakdown(step, step_ms, most):
-    """Prints and returns what growing parts of one step take, in ms, each with its backward pass.
+    """Prints and returns what growing parts of one step take, forward and backward, in ms.
 
     Args:
         step: an OurStep. step_ms: what all of it takes.
@@ -214,7 +214,7 @@ def breakdown(step, step_ms, most):
     """
     parts = timing.time_cuts(inner_model(step), CUTS, step.loader.batch, step.gpus)
     parts["+ L2, clipping, optimizer, loop"] = step_ms
-    print(f"\nGrowing parts of one step at batch {step.batch}, with their backward passes:")
+    print(f"\nGrowing parts of one step at batch {step.batch}, forward and backward:")
     before = 0.0
     for name, milliseconds in parts.items():
         print(f"{name:44}{milliseconds:9.1f} ms{milliseconds - before:+9.1f}")
@@ -230,19 +230,22 @@ def inner_model(step):
     return getattr(step.model.keras_model, "inner_model", step.model.keras_model)
 
 
+PYRAMID = ["fpn_p2", "fpn_p3", "fpn_p4", "fpn_p5"]
 RPN = ["rpn_class_loss", "rpn_bbox_loss"]
-BOX = [*RPN, "mrcnn_class_loss", "mrcnn_bbox_loss"]
-CUTS = {  # growing parts of the network, by patterns of the layers whose outputs they end with
-    "backbone": ["res5[a-c]_out"],
-    "+ FPN": ["fpn_p2", "fpn_p3", "fpn_p4", "fpn_p5"],
-    "+ RPN": ["rpn_class_logits", "rpn_bbox"],
-    "+ RPN targets and losses": RPN,
-    "+ proposals": [*RPN, "ROI"],
-    "+ detection targets": [*RPN, "proposal_targets"],
-    "+ ROIAlign, boxes": [*RPN, "proposal_targets", "roi_align_classifier"],
-    "+ box head": BOX,
-    "+ ROIAlign, masks": [*BOX, "roi_align_mask"],
-    "+ mask head": [*BOX, "mrcnn_mask_loss"],
+BOX = ["mrcnn_class_loss", "mrcnn_bbox_loss"]
+# Growing parts of the network, by patterns of the layers whose outputs they end with: those with a
+# backward pass and, after them, those without.
+CUTS = {
+    "backbone": (["res5[a-c]_out"], []),
+    "+ FPN": (PYRAMID, []),
+    "+ RPN, forward": (PYRAMID, ["rpn_class", "rpn_bbox"]),
+    "+ proposals": (PYRAMID, ["ROI"]),
+    "+ detection targets": (PYRAMID, ["proposal_targets"]),
+    "+ RPN targets": (PYRAMID, ["proposal_targets", "rpn_sampled_anchors"]),
+    "+ ROIAlign and sampled anchors": (["sampled_features"], ["rpn_sampled_anchors"]),
+    "+ RPN losses": (["roi_align_classifier", "roi_align_mask", *RPN], []),
+    "+ box head": (["roi_align_mask", *RPN, *BOX], []),
+    "+ mask head": ([*RPN, *BOX, "mrcnn_mask_loss"], []),
 }
 
 

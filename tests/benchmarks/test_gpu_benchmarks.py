@@ -15,7 +15,7 @@ def test_train_step(gpus, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     # The CPU has its devices already, from conftest.
     monkeypatch.setattr(train_step.backend, "expose_cpu_devices_without_gpu", lambda count: True)
-    cuts = {name: train_step.CUTS[name] for name in ("backbone", "+ ROIAlign, boxes")}
+    cuts = {name: train_step.CUTS[name] for name in ("backbone", "+ ROIAlign and sampled anchors")}
     monkeypatch.setattr(train_step, "CUTS", cuts)
     options = ["--steps", "1", "--batch", "2", "--gpus", str(gpus), "--objects", "2"]
     breakdown = ["--breakdown"] if keras.backend.backend() == "jax" else []

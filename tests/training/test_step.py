@@ -1,4 +1,4 @@
-"""The step that `fit` runs: how far steps are queued ahead of the device."""
+"""The step that `fit` runs: how far ahead it is queued, and with which options for XLA."""
 
 from types import SimpleNamespace
 
@@ -25,18 +25,23 @@ def test_few_steps_are_queued(monkeypatch):
     assert events == ["queue 0", "queue 1", "wait 0", "queue 2", "wait 1", "queue 3"]
 
 
+GRAPHS = "xla_gpu_enable_command_buffer"
+AUTOTUNER = "xla_gpu_experimental_enable_fusion_autotuner"
+
+
 @pytest.mark.skipif(keras.backend.backend() != "jax", reason="XLA's options on JAX")
 @pytest.mark.parametrize(
     ("gpus", "count", "flags", "expected"),
     [
-        (["cuda:0", "cuda:1"], 2, "", {"own", "xla_gpu_enable_command_buffer"}),
-        (["cuda:0", "cuda:1"], 2, "--xla_gpu_enable_command_buffer=FUSION", {"own"}),
-        (["cuda:0", "cuda:1"], 1, "", set()),
+        (["cuda:0", "cuda:1"], 2, "", {"own", GRAPHS, AUTOTUNER}),
+        (["cuda:0", "cuda:1"], 2, f"--{GRAPHS}=FUSION", {"own", AUTOTUNER}),
+        (["cuda:0"], 1, "", {GRAPHS, AUTOTUNER}),
         ([], 2, "", {"own"}),
     ],
 )
-def test_replicas_on_gpus_keep_loops_in_graphs(gpus, count, flags, expected, monkeypatch):
-    network = SimpleNamespace(gpu_count=count, compiler_options={"own": 1}, replicate=None)
+def test_options_of_the_step_on_gpus(gpus, count, flags, expected, monkeypatch):
+    options = {"compiler_options": {"own": 1}} if count > 1 else {}
+    network = SimpleNamespace(replicate=None, **options)
     given = {}
     monkeypatch.setattr(backend, "gpus", lambda: gpus)
     monkeypatch.setattr(
@@ -45,4 +50,4 @@ def test_replicas_on_gpus_keep_loops_in_graphs(gpus, count, flags, expected, mon
     monkeypatch.setenv("XLA_FLAGS", flags)
     backend.train_function(model=None, network=network)
     assert set(given) == expected
-    assert "WHILE" in given.get("xla_gpu_enable_command_buffer", "WHILE")
+    assert "WHILE" in given.get(GRAPHS, "WHILE")
