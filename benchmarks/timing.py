@@ -84,7 +84,7 @@ def compare(contenders, windows, steps):
     Args:
         contenders: objects with `run(steps)`, which returns when all work is done; `name`,
             `version`, `gpus`, `batch` per GPU, `images` a step, `build_seconds`, `first_seconds`
-            and `peak_gib()`.
+            and `peak_gib()`; and `steps` in a window, if not the argument's.
         windows: rounds; the median one counts.
         steps: in a window.
 
@@ -94,9 +94,10 @@ def compare(contenders, windows, steps):
     seconds = [[] for _ in contenders]
     for window in range(windows):
         for contender, times in zip(contenders, seconds, strict=True):
+            count = getattr(contender, "steps", steps)
             started = time.perf_counter()
-            contender.run(steps)
-            times.append((time.perf_counter() - started) / steps)
+            contender.run(count)
+            times.append((time.perf_counter() - started) / count)
             # At once, so that a run that is cut short has said something
             what = f"{contender.name}, {contender.gpus} x {contender.batch}"
             progress = f"window {window + 1} of {windows}: {what}: {1000 * times[-1]:.1f} ms"
@@ -206,9 +207,8 @@ def time_cuts(model, cuts, batch, replicas=1, repeats=10):
         def loss(trainable, fixed, inputs, part=part, learnt=learnt):
             inputs = [inputs[0].astype("float32") - 110.0, *inputs[1:]]
             outputs, _ = part.stateless_call(trainable, fixed, inputs, training=True)
-            count = len(learnt)
-            outputs = outputs[:count] + jax.lax.stop_gradient(outputs[count:])
-            return sum(x.astype("float32").mean() for x in outputs)
+            means = [x.astype("float32").mean() for x in jax.tree.leaves(outputs)]
+            return sum(means[: len(learnt)]) + jax.lax.stop_gradient(sum(means[len(learnt) :]))
 
         step = functools.partial(jax.jit(jax.value_and_grad(loss)), trainable, fixed, inputs)
         results[name] = _median_ms(lambda step=step: jax.block_until_ready(step()), repeats)

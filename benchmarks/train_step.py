@@ -48,6 +48,7 @@ def parse_arguments(argv=None):
     parser.add_argument(
         "--torchvision-layouts", nargs="+", default=timing.LAYOUTS, choices=timing.LAYOUTS
     )
+    parser.add_argument("--torchvision-steps", type=int, help="steps in its windows, if others")
     parser.add_argument("--json", help="file to write the figures to")
     return parser.parse_args(argv)
 
@@ -122,6 +123,7 @@ class TorchvisionStep:
         import torchvision
 
         self.torch, self.batch, self.gpus, self.images = torch, batch, 1, batch
+        self.steps = arguments.torchvision_steps or arguments.steps
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
         torch.backends.cudnn.benchmark = True
         device = "cuda" if torch.cuda.is_available() else "cpu"

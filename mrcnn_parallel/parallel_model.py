@@ -46,6 +46,12 @@ _SEED_STEP = 0x9E3779B9
 # JAX sums gradients in pieces of this many bytes or more: large enough to use the links well, small
 # enough that the first ones travel while the backward pass makes the others.
 _PIECE_BYTES = 32 * 2**20
+# Options for XLA, which by itself sends them all after the backward pass, one after the other.
+_SEND_EARLY = {
+    "xla_gpu_experimental_collective_start_as_early_as_possible": True,
+    "xla_gpu_experimental_parallel_collective_overlap_limit": 8,  # the pieces, and a few scalars
+    "xla_gpu_collective_permute_combine_threshold_bytes": 0,  # it would join the last two pieces
+}
 
 
 def _of_inner_model(name):
@@ -1054,24 +1060,27 @@ class _Jax:
 
     @functools.cached_property
     def compiler_options(self):
-        if self.count != 2 or self.local_count != 2 or self.platform != "gpu":
+        if self.count == 1 or self.platform != "gpu":
             return {}
+        options = accepted_compiler_options(_SEND_EARLY)
+        if self.count != 2 or self.local_count != 2:
+            return options
         # Copies from GPU to GPU by the copy engines, which take no multiprocessors from the
         # backward pass; where these can't reach each other's memory, NCCL copies all the same.
-        options = accepted_compiler_options(
+        direct = accepted_compiler_options(
             {
                 "xla_gpu_collective_permute_mode": "COLLECTIVES_PEER_MEMORY",
                 "xla_gpu_use_memcpy_local_p2p": True,  # the name in older versions
             }
         )
-        if options and not self.swaps(options):
+        if direct and not self.swaps(direct):
             log.warning(
                 "Direct copies between %s arrive damaged, so NCCL will carry the gradients. "
                 "Often that is the IOMMU's doing: see NCCL on PCI Access Control Services.",
                 " and ".join(self.names),
             )
-            return {}
-        return options
+            return options
+        return options | direct
 
     def different(self, variables):
         """Positions of the variables of which the devices' copies differ."""

@@ -144,7 +144,13 @@ def test_two_gpus_copy_directly(gpus):
 
 
 def test_three_gpus_do_not(gpus):
-    assert gpus(3).compiler_options == {}
+    assert not {PEER, "xla_gpu_use_memcpy_local_p2p"} & set(gpus(3).compiler_options)
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_gpus_send_while_the_backward_pass_runs(count, gpus):
+    known = accepted_compiler_options(parallel_model._SEND_EARLY)
+    assert known and known.items() <= gpus(count).compiler_options.items()
 
 
 @pytest.mark.parametrize("flaw", ["lost", "a bit"])
@@ -160,7 +166,7 @@ def test_direct_copies_that_arrive_damaged_are_not_used(flaw, gpus, monkeypatch,
     assert engine.swaps({})
     monkeypatch.setattr(parallel_model._Jax, "_of_other", damaged)
     with caplog.at_level(logging.WARNING, parallel_model.__name__):
-        assert engine.compiler_options == {}
+        assert PEER not in engine.compiler_options
     assert "arrive damaged" in caplog.text
     assert all(name in caplog.text for name in engine.names)
 
