@@ -197,6 +197,7 @@ def time_cuts(model, cuts, batch, replicas=1, repeats=10):
     import jax.numpy as jnp
 
     inputs = [jnp.asarray(np.asarray(x)[: len(x) // replicas]) for x in batch]
+    options = backend.gpu_options()
     results = {}
     for name, cut in cuts.items():
         learnt, fixed_outputs = ([x for y in layers for x in _outputs(model, y)] for layers in cut)
@@ -210,7 +211,8 @@ def time_cuts(model, cuts, batch, replicas=1, repeats=10):
             means = [x.astype("float32").mean() for x in jax.tree.leaves(outputs)]
             return sum(means[: len(learnt)]) + jax.lax.stop_gradient(sum(means[len(learnt) :]))
 
-        step = functools.partial(jax.jit(jax.value_and_grad(loss)), trainable, fixed, inputs)
+        step = jax.jit(jax.value_and_grad(loss), compiler_options=options)
+        step = functools.partial(step, trainable, fixed, inputs)
         results[name] = _median_ms(lambda step=step: jax.block_until_ready(step()), repeats)
     return results
 

@@ -223,12 +223,15 @@ def train_function(model, network):
 
     if keras.backend.backend() != "jax":
         return model.train_function
-    options = dict(getattr(network, "compiler_options", {}))
-    if gpus():
-        flags = os.environ.get("XLA_FLAGS", "")  # the user's own go first
-        wanted = {name: value for name, value in GPU_OPTIONS.items() if name not in flags}
-        options |= accepted_compiler_options(wanted)
+    options = getattr(network, "compiler_options", {}) | gpu_options()
     return step_function(train_function_with(model, options), network)
+
+
+def gpu_options():
+    """Those of GPU_OPTIONS that this XLA knows and the user has not set; none without a GPU. JAX."""
+    flags = os.environ.get("XLA_FLAGS", "")
+    wanted = {name: value for name, value in GPU_OPTIONS.items() if name not in flags}
+    return accepted_compiler_options(wanted) if gpus() else {}
 
 
 def step_function(function, network):
