@@ -228,7 +228,7 @@ def train_function(model, network):
 
 
 def gpu_options():
-    """Those of GPU_OPTIONS that this XLA knows and the user has not set; none without a GPU. JAX."""
+    """On JAX: those of GPU_OPTIONS that this XLA knows and XLA_FLAGS does not set; with a GPU."""
     flags = os.environ.get("XLA_FLAGS", "")
     wanted = {name: value for name, value in GPU_OPTIONS.items() if name not in flags}
     return accepted_compiler_options(wanted) if gpus() else {}

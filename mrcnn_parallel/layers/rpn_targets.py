@@ -28,12 +28,11 @@ def match_anchors(anchors, gt_class_ids, gt_boxes):
     Args:
         anchors: (N, 4) boxes, in the gt boxes' units.
         gt_class_ids: (B, G) int, 0 is padding, negative a crowd.
-        gt_boxes: (B, G, 4).
+        gt_boxes: (B, G, 4) float32.
 
     Returns:
         positive, negative: (B, N) bool.
     """
-    gt_boxes = ops.cast(gt_boxes, "float32")
     batch, objects = ops.shape(gt_boxes)[0], gt_boxes.shape[1]
     block = min(OBJECTS_AT_ONCE, objects)
     # Most of the rows are padding. A batch of as many objects as there are rows takes all blocks.
@@ -145,6 +144,5 @@ class SampledAnchors(ConfiguredLayer):
     def compute_output_spec(self, rpn_match):
         batch, anchors = rpn_match.shape[:2]
         count = min(self.settings.RPN_TRAIN_ANCHORS_PER_IMAGE, anchors)
-        return keras.KerasTensor((batch, count), "int32"), keras.KerasTensor(
-            (batch, count, 1), "int32"
-        )
+        shapes = (batch, count), (batch, count, 1)
+        return tuple(keras.KerasTensor(shape, "int32") for shape in shapes)
