@@ -4,20 +4,21 @@ import numpy as np
 import pytest
 
 from mrcnn_parallel.config import Config
+from mrcnn_parallel.data.geometry import compute_overlaps
 from mrcnn_parallel.data.targets import build_rpn_targets
-from mrcnn_parallel.layers.rpn_targets import RPNTargetLayer
+from mrcnn_parallel.layers.rpn_targets import RPNTargetLayer, match_anchors
 from mrcnn_parallel.ops.anchors import image_anchors_px
 from tests.helpers import compiled
 
 
-def scene(seed, crowd=False, objects=5):
+def scene(seed, crowd=False, objects=5, rows=8):
     rng = np.random.default_rng(seed)
-    boxes = np.zeros((8, 4), np.float32)
+    boxes = np.zeros((rows, 4), np.float32)
     corners = rng.integers(0, 70, (objects, 2))
     boxes[:objects] = np.concatenate([corners, corners + rng.integers(8, 56, (objects, 2))], 1)
-    class_ids = np.zeros(8, np.int32)
+    class_ids = np.zeros(rows, np.int32)
     class_ids[:objects] = rng.integers(1, 4, objects)
-    if crowd:
+    if crowd and objects:
         class_ids[objects - 1] = -1
     return class_ids, boxes
 
@@ -48,6 +49,26 @@ def test_equals_numpy(crowd):
         assert count > 0
         np.testing.assert_allclose(deltas[image, :count], expected_deltas[:count], atol=1e-4)
         assert not deltas[image, count:].any()
+
+
+# They are matched ten at a time: here in none, in one part, in three of four, in three that overlap
+@pytest.mark.parametrize(("objects", "rows"), [(0, 8), (10, 40), (21, 40), (23, 23)])
+def test_many_objects_are_matched_in_parts(objects, rows):
+    config = Config(IMAGE_MIN_DIM=128, IMAGE_MAX_DIM=128, RPN_ANCHOR_SCALES=(8, 16, 32, 64, 128))
+    anchors = image_anchors_px(config, config.IMAGE_SHAPE)
+    scenes = [scene(seed, objects > 1, max(objects - seed, 0), rows) for seed in range(4)]
+    class_ids, boxes = (np.stack(x) for x in zip(*scenes, strict=True))
+    found = compiled(match_anchors, anchors.astype(np.float32), class_ids, boxes)
+    for image in range(4):
+        iou = compute_overlaps(anchors, boxes[image].astype(np.float64))  # (N, G)
+        of_objects = iou * (class_ids[image] > 0)
+        best = of_objects.max(axis=0)
+        is_best = ((best > 0) & (of_objects >= best * (1 - 1e-6))).any(axis=1)
+        positive = (of_objects.max(axis=1) >= 0.7) | is_best
+        on_crowd = (iou * (class_ids[image] < 0)).max(axis=1) >= 0.001
+        negative = (of_objects.max(axis=1) < 0.3) & ~on_crowd & ~positive
+        np.testing.assert_array_equal(found[0][image], positive)
+        np.testing.assert_array_equal(found[1][image], negative)
 
 
 def test_samples_half_positive_at_most():
