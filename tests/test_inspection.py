@@ -71,9 +71,11 @@ def test_run_graph_says_what_is_wrong(model):
         model.run_graph(IMAGES, [("x", None)])
     with pytest.raises(ValueError, match=r"'x' is a list.*batch norm's output"):
         model.run_graph(IMAGES, [("x", model.keras_model.get_layer("mrcnn_mask_conv1").output)])
-    rpn = model.keras_model.get_layer("rpn_model").get_layer("rpn_conv_shared")
-    with pytest.raises(ValueError, match="'rpn_conv_shared', is not computed from this model"):
-        model.run_graph(IMAGES, [("raw", rpn.output)])
+    rpn = model.keras_model.get_layer("rpn_model")
+    with pytest.raises(ValueError, match=r"'raw' is a list.*'rpn_class'"):
+        model.run_graph(IMAGES, [("raw", rpn.get_layer("rpn_conv_shared").output)])
+    with pytest.raises(ValueError, match="'rpn_features', is not computed from this model"):
+        model.run_graph(IMAGES, [("features", rpn.get_layer("rpn_features").output)])
     other = keras.Input((4,))
     with pytest.raises(ValueError, match="not computed from this model"):
         model.run_graph(IMAGES, [("other", keras.layers.Dense(1)(other))])
