@@ -228,10 +228,8 @@ def train_function(model, network):
 
 
 def gpu_options():
-    """On JAX: those of GPU_OPTIONS that this XLA knows and XLA_FLAGS does not set; with a GPU."""
-    flags = os.environ.get("XLA_FLAGS", "")
-    wanted = {name: value for name, value in GPU_OPTIONS.items() if name not in flags}
-    return accepted_compiler_options(wanted) if gpus() else {}
+    """On JAX with a GPU: those of GPU_OPTIONS that `accepted_compiler_options` accepts."""
+    return accepted_compiler_options(GPU_OPTIONS) if gpus() else {}
 
 
 def step_function(function, network):
@@ -375,6 +373,13 @@ def relu(x):
         return output, gradient
 
     return positive_part(x)
+
+
+def counts_faster_than_sorts():
+    """Whether passes that compare and count, many of them, take less time than a sort."""
+    import keras
+
+    return keras.backend.backend() == "jax" and bool(gpus())
 
 
 def scatters_gradient_of_max_pooling():

@@ -135,7 +135,8 @@ def _tensor_of(keras_model, name, output):
         raise ValueError(
             f"run_graph: output {name!r} is a list; give one of its tensors. A convolution before "
             "a fixed batch norm (res2a_branch2a, ...) only hands its input and weights on: take "
-            "the batch norm's output (bn2a_branch2a, ...), and after rpn_model's, 'rpn_class'."
+            "the batch norm's output (bn2a_branch2a, ...). For those inside rpn_model take "
+            "'rpn_class' or 'rpn_bbox'."
         )
     if not isinstance(output, keras.KerasTensor):
         raise ValueError(

@@ -6,7 +6,8 @@
   mrcnn_bbox_loss   smooth L1 of the true class's deltas, over the positive ROIs
   mrcnn_mask_loss   binary cross-entropy of the true class's mask, over the positive ROIs
 
-Letters: B images, N anchors, S sampled anchors, T ROIs, M ROIs of the mask head, C classes.
+Letters: B images, N anchors (all, or those that can have a loss), S sampled anchors, T ROIs, M ROIs
+of the mask head, C classes.
 """
 
 import keras

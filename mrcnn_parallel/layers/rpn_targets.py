@@ -126,8 +126,8 @@ class SampledAnchors(ConfiguredLayer):
 
     Returns:
         anchor_ids: (B, S) int32, the first S = RPN_TRAIN_ANCHORS_PER_IMAGE anchors that are not
-            neutral, in order, then others.
-        match: (B, S, 1) int32, their rpn_match; 0 for those others.
+            neutral, in order, then any.
+        match: (B, S, 1) int32, their rpn_match; 0 for the fillers.
     """
 
     FIELDS = ("RPN_TRAIN_ANCHORS_PER_IMAGE",)
@@ -137,7 +137,7 @@ class SampledAnchors(ConfiguredLayer):
         count = min(self.settings.RPN_TRAIN_ANCHORS_PER_IMAGE, match.shape[1])
         anchor_ids, found = selection.first_true(match != 0, count)  # (B, S)
         match = ops.where(found, ops.take_along_axis(match, anchor_ids, axis=1), 0)
-        # Others: all different, since many gradients of one anchor's cells would queue up.
+        # Not all the same one, since many gradients of its cells would queue up.
         anchor_ids = ops.where(found, anchor_ids, ops.arange(count, dtype="int32")[None, :])
         return anchor_ids, match[..., None]
 

@@ -38,8 +38,8 @@ def build_training_model(config):
     input_gt_masks, then without USE_RPN_ROIS input_roi (pixels).
 
     Outputs: Matterport's, the last five being the losses, of shape (). The RPN's losses are of the
-    first RPN_TRAIN_ANCHORS_PER_IMAGE anchors of an image that input_rpn_match counts; Matterport's
-    generators count no more.
+    first RPN_TRAIN_ANCHORS_PER_IMAGE anchors of an image that input_rpn_match counts, finest level
+    first; Matterport's generators count no more.
 
     Returns:
         A functional Network named "mask_rcnn".
@@ -194,7 +194,7 @@ def mold(images, mean_pixel):
     Returns:
         (B, H, W, C) float32.
     """
-    if str(images.dtype).endswith("float32"):
+    if keras.backend.standardize_dtype(images.dtype) == "float32":
         return images
     return ops.cast(images, "float32") - ops.convert_to_tensor(mean_pixel, dtype="float32")
 

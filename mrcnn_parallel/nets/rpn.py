@@ -152,7 +152,7 @@ class SampledRPN(KL.Layer):
     def call(self, inputs):
         patches, anchor_ids, kernel, bias, *heads = inputs
         shape = (-1, patches.shape[1], 1, 1, int(np.prod(patches.shape[2:])))
-        patches = ops.reshape(patches, shape)  # (B, S, 1, 1, 9 C)
+        patches = ops.cast(ops.reshape(patches, shape), self.compute_dtype)  # (B, S, 1, 1, 9 C)
         kernel = ops.reshape(kernel, (1, 1, -1, kernel.shape[-1]))
         features = relu(convolve(patches, kernel, bias, (1, 1), "valid"))
         kernel, bias = ops.concatenate(heads[0::2], axis=-1), ops.concatenate(heads[1::2], axis=0)

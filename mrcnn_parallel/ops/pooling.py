@@ -26,7 +26,7 @@ def max_pool_3x3(inputs):
     (place, outputs), *others = _cells_of_windows(inputs)
     places = ops.full(ops.shape(outputs), place, dtype="uint8")
     for place, cells in others:
-        larger = cells > outputs
+        larger = (cells > outputs) | (cells != cells)  # NaN, which must not get lost, counts, too
         outputs = ops.where(larger, cells, outputs)
         places = ops.where(larger, ops.cast(place, "uint8"), places)
 

@@ -1,7 +1,7 @@
 """Finding the few large or true values among many, without sorting them all.
 
-A GPU sorts 16 rows of 261,888 scores in a millisecond. Counting is faster: the count-th largest key
-is found bit by bit, and the positions of what is not smaller by counting, too.
+A GPU sorts 16 rows of 261,888 scores in a millisecond. Compiled for one, counting is faster: the
+count-th largest key is found bit by bit, and the positions of what is not smaller by counting, too.
 
 Letters: B images, N values each.
 """
@@ -18,14 +18,15 @@ def top_k(values, count):
     """The largest values of each row, as `ops.top_k` finds them: of equal ones the first.
 
     Args:
-        values: (B, N) float32, none negative.
+        values: (B, N) float32, none negative, such as probabilities. (Where they are counted,
+            negative ones would not be found.)
         count: K <= N, static.
 
     Returns:
         values: (B, K), falling.
         indices: (B, K) int32.
     """
-    if values.shape[1] < SORT_SHARE * count:
+    if values.shape[1] < SORT_SHARE * count or not backend.counts_faster_than_sorts():
         return ops.top_k(values, count)
     keys = backend.bits_of_float32(values)  # floats that are not negative have the order of these
     least = kth_largest(keys, count, bits=31)  # (B, 1)

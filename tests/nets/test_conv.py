@@ -6,7 +6,14 @@ import pytest
 from keras import layers as KL
 from keras import ops
 
-from mrcnn_parallel.nets.conv import BatchNorm, Conv2D, JoinedConv2D, conv_bn, relu
+from mrcnn_parallel.nets.conv import (
+    BatchNorm,
+    Conv2D,
+    JoinedConv2D,
+    _space_to_depth,
+    conv_bn,
+    relu,
+)
 from mrcnn_parallel.nets.heads import ROIConv2D
 from tests.helpers import gradients
 
@@ -129,6 +136,19 @@ def test_bfloat16_scales_the_kernel_in_float32():
     out = model(np.ones((1, 1, 1, 1), "float32"))
     assert keras.backend.standardize_dtype(out.dtype) == "bfloat16"
     assert float(np.asarray(ops.cast(out, "float32")).item()) == 1 + 2**-7  # the next after 1
+
+
+@pytest.mark.parametrize(("dtype", "channels"), [("float32", 12), ("bfloat16", 16)])
+def test_space_to_depth_fills_channels_up_to_eights_in_16_bits(dtype, channels):
+    rng = np.random.default_rng(0)
+    images = ops.cast(rng.integers(-8, 8, (2, 19, 22, 3)), dtype)  # whole: exact in bfloat16
+    kernel = ops.cast(rng.integers(-1, 2, (7, 7, 3, 4)), dtype)
+    folded, folded_kernel = _space_to_depth(images, kernel)
+    assert folded.shape[-1] == folded_kernel.shape[-2] == channels
+    found = ops.conv(*(ops.cast(x, "float32") for x in (folded, folded_kernel)), padding="valid")
+    images, kernel = (ops.cast(x, "float32") for x in (images, kernel))
+    expected = ops.conv(images, kernel, strides=2, padding="valid")
+    np.testing.assert_array_equal(ops.convert_to_numpy(found), ops.convert_to_numpy(expected))
 
 
 def test_relu_and_its_gradient():

@@ -7,6 +7,7 @@ from keras import layers as KL
 from keras import ops
 
 from mrcnn_parallel.nets.conv import MaxPool3x3
+from mrcnn_parallel.ops import pooling
 from tests.helpers import gradients
 
 
@@ -53,3 +54,10 @@ def test_of_equal_cells_the_first_gets_the_gradient():
         row, column = np.unravel_index(window.argmax(), window.shape)
         expected[2 * i + row, 2 * j + column, c] += weights[i, j, c]
     np.testing.assert_allclose(gradient, expected, rtol=1e-6)
+
+
+def test_nan_is_not_lost():
+    images = np.zeros((1, 6, 6, 1), "float32")
+    images[0, 1, 3] = np.nan  # in the middle of a window's row
+    outputs = ops.convert_to_numpy(pooling.max_pool_3x3(images))[0, ..., 0]
+    np.testing.assert_array_equal(np.isnan(outputs), [[0, 1, 0], [0, 0, 0], [0, 0, 0]])
