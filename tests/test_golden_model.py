@@ -105,6 +105,13 @@ def test_detect_on_images_of_two_sizes(inference):
             assert iou >= 0.999, (index, k, iou)
 
 
+def test_detect_molded_finds_the_same(inference):
+    molded, metas, _ = inference.mold_inputs([DATA["inf_image0"], DATA["inf_image1"]])
+    for index, result in enumerate(inference.detect_molded(molded, metas)):
+        np.testing.assert_array_equal(result["class_ids"], DATA[f"detect{index}_class_ids"])
+        np.testing.assert_allclose(result["scores"], DATA[f"detect{index}_scores"], atol=TOLERANCE)
+
+
 @pytest.mark.parametrize("count", [1, 3, 5])
 def test_detect_takes_any_number_of_images(inference, count):
     images = [DATA["inf_image0"], DATA["inf_image1"]] * 3
