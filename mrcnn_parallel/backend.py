@@ -328,8 +328,7 @@ def take_rows(table, indices):
         return take(table)
     import jax
 
-    @jax.custom_vjp
-    def take(table, indices):
+    def gather(table, indices):
         return [table[index] for index in indices]
 
     def backward(indices, upstream):
@@ -338,7 +337,8 @@ def take_rows(table, indices):
             total = total.at[index].add(values.astype("float32"))
         return total.astype(dtype), None
 
-    take.defvjp(lambda table, indices: ([table[index] for index in indices], indices), backward)
+    take = jax.custom_vjp(gather)
+    take.defvjp(lambda table, indices: (gather(table, indices), indices), backward)
     return take(table, list(indices))
 
 

@@ -208,15 +208,14 @@ def _space_to_depth(inputs, kernel):
     inputs = ops.reshape(inputs, (-1, height // 2, 2, width // 2, 2, channels))
     inputs = ops.transpose(inputs, (0, 1, 3, 2, 4, 5))
     inputs = ops.reshape(inputs, (-1, height // 2, width // 2, 4 * channels))
-    # Tensor cores take 16-bit channels by eights; cuDNN would copy the images to fill them up.
-    half = keras.backend.standardize_dtype(inputs.dtype) in ("bfloat16", "float16")
-    spare = -4 * channels % 8 if half else 0
     padding = [(0, even - side) for even, side in zip(sides, kernel.shape[:2], strict=True)]
     kernel = ops.pad(kernel, (*padding, (0, 0), (0, 0)))
     kernel = ops.reshape(kernel, (sides[0] // 2, 2, sides[1] // 2, 2, channels, filters))
     kernel = ops.transpose(kernel, (0, 2, 1, 3, 4, 5))
     kernel = ops.reshape(kernel, (sides[0] // 2, sides[1] // 2, 4 * channels, filters))
-    if spare:
+    # Tensor cores take 16-bit channels by eights; cuDNN would copy the images to fill them up.
+    spare = -4 * channels % 8
+    if spare and keras.backend.standardize_dtype(inputs.dtype) in ("bfloat16", "float16"):
         inputs = ops.pad(inputs, ((0, 0), (0, 0), (0, 0), (0, spare)))
         kernel = ops.pad(kernel, ((0, 0), (0, 0), (0, spare), (0, 0)))
     return inputs, kernel

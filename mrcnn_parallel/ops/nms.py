@@ -15,8 +15,8 @@ from mrcnn_parallel.ops import boxes as box_ops
 from mrcnn_parallel.ops import selection
 
 TILE = 1024
-# On a GPU each check of whether anything still changes waits for the host, some 80 us, while a step
-# takes about 15; most tiles of proposals settle in 5.
+# Outside of a CUDA graph each check of whether anything still changes waits for the host, some 80
+# us, while a step takes about 15; most tiles of proposals settle in 5.
 STEPS_A_CHECK = 6
 
 

@@ -10,7 +10,7 @@ Window (i, j) covers rows 2 i ... 2 i + 2 and columns 2 j ... 2 j + 2; beyond th
 
 from keras import ops
 
-ROW = 4  # a cell's place in its window is ROW * row + column; ROW > 3, so that no two are equal
+ROW = 4  # a cell's place in its window is ROW * row + column; column 3, outside, is no cell's
 
 
 @ops.custom_gradient

@@ -70,7 +70,7 @@ def first_true(mask, count):
     mask = ops.pad(mask, ((0, 0), (0, width**LEVELS - size)))
     # A tree of W children a node. For each child: trues in it and in its elder siblings.
     ends = [ops.cumsum(ops.reshape(ops.cast(mask, "int32"), (-1, width ** (LEVELS - 1), width)), 2)]
-    while ends[0].shape[1] > 1 or len(ends) < LEVELS:
+    while len(ends) < LEVELS:
         of_parents = ops.reshape(ends[0][..., -1], (-1, ends[0].shape[1] // width, width))
         ends.insert(0, ops.cumsum(of_parents, axis=2))
 
@@ -79,8 +79,8 @@ def first_true(mask, count):
     nth, node = ops.where(found, slot, 0), ops.zeros_like(found, dtype="int32")  # (B, K)
     for of_level in ends:
         of_node = ops.take_along_axis(of_level, node[..., None], axis=1)  # (B, K, W)
-        before = ops.where(of_node <= nth[..., None], of_node, 0)
-        child = ops.sum(ops.cast(of_node <= nth[..., None], "int32"), axis=2)
-        nth = nth - ops.max(before, axis=2)
+        before = of_node <= nth[..., None]
+        child = ops.sum(ops.cast(before, "int32"), axis=2)
+        nth = nth - ops.max(ops.where(before, of_node, 0), axis=2)
         node = node * width + ops.minimum(child, width - 1)
     return ops.where(found, node, 0), found
